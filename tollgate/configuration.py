@@ -1,0 +1,34 @@
+"""The two files that say what runs where and what it costs: the user's, or the ones that come with Tollgate."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from tollgate.domain.errors import SettingsError
+from tollgate.domain.model_file import parse_catalog
+from tollgate.domain.price_file import parse_prices
+from tollgate.domain.prices import Price
+from tollgate.domain.routing import Catalog
+from tollgate.settings import Settings
+
+
+def load_catalog(settings: Settings) -> Catalog:
+    """models.toml. Raises SettingsError with the file, the entry and the fix."""
+    text, source = _read(settings.models_file, "models.toml", variable="TOLLGATE_MODELS_FILE")
+    return parse_catalog(text, source=source)
+
+
+def load_prices(settings: Settings) -> list[Price]:
+    """prices.toml. Raises SettingsError with the file, the entry and the fix."""
+    text, source = _read(settings.prices_file, "prices.toml", variable="TOLLGATE_PRICES_FILE")
+    return parse_prices(text, source=source, currency=settings.currency)
+
+
+def _read(path: Path | None, builtin: str, *, variable: str) -> tuple[str, str]:
+    if path is None:
+        return (resources.files("tollgate") / "data" / builtin).read_text(encoding="utf-8"), f"built-in {builtin}"
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: cannot read {path}: {error}") from error

@@ -1,0 +1,126 @@
+"""From a request to the row of its task: route, lane, deadline. Pure; the rate and budget checks come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import orjson
+
+from tollgate.domain.errors import InvalidRequestError, PermissionDeniedError
+from tollgate.domain.ids import new_id
+from tollgate.domain.routing import Catalog, Model
+from tollgate.domain.states import OnUncertain, Priority
+from tollgate.domain.tasks import Key, NewTask, TaskRequest
+from tollgate.domain.usage import MAX_TOKENS, estimate_prompt_tokens
+
+BULK_OVER = 100
+"""A list longer than this is bulk work unless it says otherwise."""
+HINTED_AT_ONCE = 500
+"""Of a bulk list so many are announced with the commit; the announcer feeds the rest by what its routes settle,
+so that a long list neither floods the broker nor starves a neighbour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The installation's bounds. Seconds."""
+
+    task_timeout_s: float = 86_400.0
+
+
+def admit(
+    requests: Sequence[TaskRequest], *, key: Key, catalog: Catalog, now: datetime, limits: Limits
+) -> tuple[NewTask, ...]:
+    """The rows of one submission. Raises UnknownModelError, PermissionDeniedError, InvalidRequestError."""
+    default = Priority.BULK if len(requests) > BULK_OVER else Priority.INTERACTIVE
+    if default is Priority.INTERACTIVE and not key.may_interactive:
+        default = Priority.BULK
+    return tuple(
+        _row(request, index, key=key, catalog=catalog, now=now, limits=limits, default=default)
+        for index, request in enumerate(requests)
+    )
+
+
+def _row(
+    request: TaskRequest,
+    index: int,
+    *,
+    key: Key,
+    catalog: Catalog,
+    now: datetime,
+    limits: Limits,
+    default: Priority,
+) -> NewTask:
+    model = _allowed_model(request, key=key, catalog=catalog)
+    route = model.routes[0]
+    priority = _allowed_priority(request, key=key, default=default)
+    start = max(request.run_after or now, now)
+    deadline = request.expires_at or start + timedelta(seconds=limits.task_timeout_s)
+    if deadline <= start:
+        raise InvalidRequestError(
+            "expires_at is not after the task's start", field="expires_at", allowed="a later time"
+        )
+    retry_until = deadline if request.retry_for_s is None else start + timedelta(seconds=request.retry_for_s)
+    hinted = start == now and (priority is Priority.INTERACTIVE or index < HINTED_AT_ONCE)
+    return NewTask(
+        id=new_id(),
+        project_id=key.project_id,
+        key_id=key.id,
+        custom_id=request.custom_id,
+        request_id=request.request_id,
+        digest=request.digest,
+        label=request.label,
+        endpoint=request.endpoint,
+        model=request.model,
+        route=route.id,
+        lane=f"{catalog.place(route)}.{priority}",
+        not_before=start,
+        deadline=deadline,
+        retry_until=min(retry_until, deadline),
+        on_uncertain=request.on_uncertain or route.on_uncertain or OnUncertain.RETRY,
+        prompt_tokens_estimate=estimate_prompt_tokens(request.body),
+        max_tokens=_bound(request.body.get("max_tokens")),
+        created_at=now,
+        announced_at=now if hinted else None,
+        body=orjson.dumps(request.body).decode(),
+        metadata=orjson.dumps(request.metadata).decode() if request.metadata else None,
+    )
+
+
+def _allowed_model(request: TaskRequest, *, key: Key, catalog: Catalog) -> Model:
+    model = catalog.find(request.model)
+    if key.models is not None and request.model not in key.models:
+        raise PermissionDeniedError(
+            f"this key may not use model {request.model!r}; it may use: {', '.join(sorted(key.models))}"
+        )
+    if request.endpoint not in model.endpoints:
+        raise InvalidRequestError(
+            f"model {request.model!r} does not serve {request.endpoint}",
+            field="model",
+            allowed=f"a model for {request.endpoint}",
+            code="1212",
+        )
+    asked = request.body.get("max_tokens")
+    if model.max_output_tokens and isinstance(asked, int) and asked > model.max_output_tokens:
+        raise InvalidRequestError(
+            f"max_tokens is over the limit of {request.model}",
+            field="max_tokens",
+            allowed=f"an integer from 1 to {model.max_output_tokens}",
+        )
+    return model
+
+
+def _bound(max_tokens: object) -> int | None:
+    """For the reservation; where the catalog has no limit the upstream refuses what is absurd."""
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+        return None
+    return min(max_tokens, MAX_TOKENS)
+
+
+def _allowed_priority(request: TaskRequest, *, key: Key, default: Priority) -> Priority:
+    if request.priority is Priority.INTERACTIVE and not key.may_interactive:
+        raise PermissionDeniedError(
+            "this key may not submit with priority interactive; leave priority out, or write bulk"
+        )
+    return request.priority or default

@@ -1,0 +1,119 @@
+"""Every error Tollgate raises by name.
+
+    TollgateError
+    ├── SettingsError              a setting, models.toml or prices.toml is wrong: nothing starts
+    ├── RequestError               what a client sent, or asked for; a dialect turns it into its answer
+    │   ├── InvalidRequestError        a field is missing or out of range
+    │   ├── UnknownModelError          no route for this model
+    │   ├── PayloadTooLargeError       the body or the list is over its limit
+    │   ├── AuthenticationError        no key, or not one of ours
+    │   ├── PermissionDeniedError      a good key without the right
+    │   ├── NotFoundError              no such thing, or another project's
+    │   └── RequestIdConflictError     the request_id belongs to another body
+    ├── StoreUnavailableError      the database does not answer: try again soon
+    └── UpstreamError              an attempt failed; `tollgate.domain.verdicts` says what follows
+
+No HTTP status stands here: each dialect has one table from error to answer.
+"""
+
+from __future__ import annotations
+
+
+class TollgateError(Exception):
+    """Root of the tree. `str(error)` is a sentence fit for the person who caused it."""
+
+
+class SettingsError(TollgateError):
+    """A setting or a configuration file is wrong. Says which one, and what to write instead."""
+
+
+class RequestError(TollgateError):
+    """The client's request cannot be served as it stands."""
+
+
+class InvalidRequestError(RequestError):
+    """A field of the request is missing or out of range.
+
+    `field` is a dotted path ("messages.0.role"), `allowed` a phrase ("a number from 0 to 1").
+    `code` is ZhipuAI's business code for it: 1210 bad call, 1213 missing, 1214 invalid, 1215 exclusive.
+    """
+
+    def __init__(self, message: str, *, field: str, allowed: str | None = None, code: str = "1214") -> None:
+        super().__init__(message)
+        self.field = field
+        self.allowed = allowed
+        self.code = code
+
+
+class UnknownModelError(RequestError):
+    """No route for this model; carries the known names."""
+
+    def __init__(self, model: str, *, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown model {model!r}; known models: {', '.join(known) or 'none'}")
+        self.model = model
+        self.known = known
+
+
+class PayloadTooLargeError(RequestError):
+    """The body has too many bytes, or the list too many tasks."""
+
+
+class AuthenticationError(RequestError):
+    """The request names no valid key.
+
+    `reason` is one of "missing", "malformed", "unknown", "signature", "expired", "revoked".
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PermissionDeniedError(RequestError):
+    """The key is good, but has no right to this."""
+
+
+class NotFoundError(RequestError):
+    """No such thing for this project. Another project's is told the same way."""
+
+    def __init__(self, kind: str, identifier: str) -> None:
+        super().__init__(f"no {kind} {identifier!r}")
+        self.kind = kind
+        self.identifier = identifier
+
+
+class RequestIdConflictError(RequestError):
+    """The request_id was used before, with another body. `task_id` is the task it made."""
+
+    def __init__(self, request_id: str, *, task_id: str) -> None:
+        super().__init__(f"request_id {request_id!r} was already used, with another body, by task {task_id}")
+        self.request_id = request_id
+        self.task_id = task_id
+
+
+class StoreUnavailableError(TollgateError):
+    """The database does not answer. Nothing was accepted; the client may send the same again."""
+
+
+class UpstreamError(TollgateError):
+    """One try at an upstream did not bring an answer.
+
+    `code` is the upstream's business code if its body had one, `http_status` its HTTP status if it
+    answered at all, `kind` what went wrong where there is neither:
+    "connect" (never sent), "timeout", "cut", "garbage" (an answer that cannot be read), "cancelled".
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        http_status: int | None = None,
+        kind: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.http_status = http_status
+        self.kind = kind
+        self.retry_after_s = retry_after_s

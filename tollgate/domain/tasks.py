@@ -1,0 +1,96 @@
+"""What a task is on its way in: the request a dialect made of a body, and the row that admission made of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from tollgate.domain.states import OnUncertain, Priority, Role, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest:
+    """One prompt to run, as every dialect says it. Times are aware UTC."""
+
+    model: str
+    body: Mapping[str, Any]
+    """What the upstream is sent, without nulls and without the gateway's own fields. Keeps `model`."""
+    endpoint: str = "chat"
+    request_id: str | None = None
+    """The client's idempotency key, unique in its project."""
+    custom_id: str | None = None
+    label: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    priority: Priority | None = None
+    """None: interactive for a single submit, bulk in a list over `domain.admission.BULK_OVER`."""
+    run_after: datetime | None = None
+    expires_at: datetime | None = None
+    on_uncertain: OnUncertain | None = None
+    retry_for_s: float | None = None
+    """No retry starts later than this after submission; None: until the task's deadline."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what makes two submissions the same: not how or when the answer is wanted."""
+        content = (self.endpoint, self.model, self.body, self.custom_id, self.label, self.metadata)
+        return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An API key as authenticated. Holds no secret."""
+
+    id: str
+    project_id: UUID
+    project: str
+    name: str
+    role: Role
+    models: frozenset[str] | None = None
+    """The models it may use; None: all."""
+    may_interactive: bool = True
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A row of `tasks` with its `task_requests`, before it is committed."""
+
+    id: UUID
+    project_id: UUID
+    key_id: str
+    custom_id: str | None
+    request_id: str | None
+    digest: str
+    label: str | None
+    endpoint: str
+    model: str
+    route: str
+    lane: str
+    not_before: datetime
+    deadline: datetime
+    retry_until: datetime
+    on_uncertain: OnUncertain
+    prompt_tokens_estimate: int
+    max_tokens: int | None
+    created_at: datetime
+    announced_at: datetime | None
+    """When its hint was handed to the publisher; None: the announcer feeds it."""
+    body: str
+    metadata: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What a submission got for one of its requests, in the order of the requests."""
+
+    id: UUID
+    state: TaskState = TaskState.QUEUED
+    duplicate: bool = False
+    """The request_id was known with the same body: this is the task it made then."""
