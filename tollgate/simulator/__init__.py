@@ -1,0 +1,12 @@
+"""A stand-in for ZhipuAI's cloud, for demos, tests and users' own CI.
+
+An HTTP server that speaks the v4 wire: chat (whole, streamed, async) and embeddings, with set latency and speed,
+faults on demand, deterministic answers, and a bill of what it charged. `hooks` lists what a prompt can ask for.
+"""
+
+from tollgate.simulator.app import create_app
+from tollgate.simulator.bill import Totals
+from tollgate.simulator.server import Simulator, serve
+from tollgate.simulator.settings import Faults, SimulatorSettings
+
+__all__ = ["Faults", "Simulator", "SimulatorSettings", "Totals", "create_app", "serve"]
