@@ -1,0 +1,192 @@
+"""The connection to the result store: PostgreSQL (asyncpg) or SQLite (aiosqlite), told apart only here
+and in `rows`.
+
+`read()` gives a ReadConnection, `write()` a WriteConnection inside one transaction that commits at the
+end of the block. No transaction is held across a network call. A database that does not answer raises
+StoreUnavailableError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NewType
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from tollgate.domain.errors import SettingsError, StoreUnavailableError
+
+ReadConnection = NewType("ReadConnection", AsyncConnection)
+WriteConnection = NewType("WriteConnection", ReadConnection)
+
+SQLITE_BUSY_TIMEOUT_S = 10.0
+"""A second process (the command line's `keys`) waits so long for its turn to write."""
+STATEMENT_TIMEOUT_MS = 30_000
+"""No statement here takes longer in health; one that does is waiting for a lock that will not come."""
+CONNECT_TIMEOUT_S = 5.0
+OUTAGE_CLASSES = frozenset({"08", "53", "57"})
+"""SQLSTATE classes: connection lost, out of resources, shut down or timed out (PostgreSQL manual, appendix A)."""
+OUTAGE_STATES = frozenset({"25006", "40001", "40P01", "55P03"})
+"""A standby that was the primary, a serialization failure, a deadlock, a lock not had in time: it may pass later."""
+SQLITE_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+"""Primary result codes (https://sqlite.org/rescode.html) that do not blame the statement."""
+
+
+def async_url(url: str) -> sa.URL:
+    """The same database with the async driver's name: people write postgresql:// and sqlite:///.
+
+    libpq's `sslmode` is asyncpg's `ssl`. Raises SettingsError for any other kind of database."""
+    parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return parsed.set(drivername="sqlite+aiosqlite")
+    if backend != "postgresql":
+        raise SettingsError(
+            f"TOLLGATE_DATABASE_URL: {backend} is no database of ours; write postgresql:// or sqlite:///"
+        )
+    query = {"ssl" if name == "sslmode" else name: value for name, value in parsed.query.items()}
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+class Database:
+    """One process's hold on the store. Belongs to one event loop."""
+
+    def __init__(self, reader: AsyncEngine, writer: AsyncEngine) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.dialect = reader.dialect.name
+
+    @classmethod
+    def connect(cls, url: str, *, pool: int = 10) -> Database:
+        """Engines for `url`; the first connection is made when it is needed."""
+        target = async_url(url)
+        if target.get_backend_name() == "sqlite":
+            return cls(
+                _sqlite_engine(target, begin="BEGIN", pool=4),
+                _sqlite_engine(target, begin="BEGIN IMMEDIATE", pool=1),
+            )
+        engine = _postgres_engine(target, pool=pool)
+        return cls(engine, engine)
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[ReadConnection]:
+        async with _connected(self._reader) as connection:
+            yield ReadConnection(connection)
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncIterator[WriteConnection]:
+        """One transaction. On SQLite it is BEGIN IMMEDIATE on the one writing connection: a deferred
+        one that turns to writing gets SQLITE_BUSY_SNAPSHOT at once, whatever the timeout."""
+        async with _connected(self._writer) as connection, connection.begin():
+            yield WriteConnection(ReadConnection(connection))
+
+    async def close(self) -> None:
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """The one seam where a driver's errors become ours. Whatever keeps a connection from being made is an
+    outage; once it is made, only what does not blame the statement."""
+    made = False
+    try:
+        async with engine.connect() as connection:
+            made = True
+            yield connection
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        if made and not _is_outage(error):
+            raise
+        raise StoreUnavailableError(f"the database does not answer: {_first_line(error)}") from error
+
+
+def _is_outage(error: Exception) -> bool:
+    if not isinstance(error, sa.exc.DBAPIError):
+        return isinstance(error, ConnectionError)
+    if isinstance(error.orig, sqlite3.Error):
+        # The primary code is the low byte of the extended one.
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_OUTAGES
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state[:2] in OUTAGE_CLASSES or state in OUTAGE_STATES
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(getattr(error, "orig", None) or error) or type(error).__name__).splitlines()[0]
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _postgres_engine(url: sa.URL, *, pool: int) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=False,
+        json_serializer=_json,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "server_settings": {
+                "application_name": "tollgate",
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "jit": "off",
+            },
+        },
+    )
+
+
+def _sqlite_engine(url: sa.URL, *, begin: str, pool: int) -> AsyncEngine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(
+        url,
+        poolclass=sa.pool.AsyncAdaptedQueuePool,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=60,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by itself: `begin` below does, in the right mode.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def start(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    @sa.event.listens_for(engine.sync_engine, "invalidate")
+    def let_go(connection: Any, _record: Any, _error: BaseException | None) -> None:
+        # Whoever is cancelled in a statement throws the connection away, but SQLite keeps a closed connection
+        # alive, and its lock held, until the statement's cursor is gone; a traceback may hold it for long.
+        with contextlib.suppress(sa.exc.SQLAlchemyError, sqlite3.Error, ValueError):
+            connection.run_async(lambda driver: driver.interrupt())
+            connection.rollback()
+
+    return engine
+
+
+def dialect_of(connection: ReadConnection) -> str:
+    """ "postgresql" or "sqlite"."""
+    return connection.dialect.name

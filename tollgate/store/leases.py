@@ -1,0 +1,133 @@
+"""Workers and their leases: registration, heartbeats, and what a dead worker leaves behind.
+
+A lease is its worker's: one row in `workers`, not one a task. `heartbeat` is a counter. Who watches
+compares its values over time on the watcher's own clock; no clocks of two machines are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+
+from tollgate.domain.states import OnUncertain
+from tollgate.store.database import ReadConnection, WriteConnection
+from tollgate.store.schema import RUNNING, attempts, tasks, workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    id: UUID
+    name: str
+    lanes: tuple[str, ...]
+    load: Mapping[str, tuple[int, int]]
+    """Route -> (attempts settled in the last 10 s, free slots), as of its last heartbeat."""
+    heartbeat: int
+    dead: bool
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A task still under a dead worker's lease."""
+
+    id: UUID
+    fence: int
+    attempt: int
+    tries: int
+    route: str
+    upstream_id: str | None
+    attempt_started_at: datetime
+    retry_until: datetime
+    deadline: datetime
+    on_uncertain: OnUncertain
+    prompt_tokens_estimate: int
+    max_tokens: int | None
+
+
+async def register(
+    connection: WriteConnection, worker_id: UUID, *, name: str, lanes: Sequence[str], now: datetime
+) -> None:
+    await connection.execute(
+        sa.insert(workers).values(
+            id=worker_id,
+            name=name,
+            lanes=",".join(lanes),
+            load="{}",
+            heartbeat=1,
+            dead=False,
+            started_at=now,
+            seen_at=now,
+        )
+    )
+
+
+async def renew(
+    connection: WriteConnection, worker_id: UUID, *, load: Mapping[str, tuple[int, int]], now: datetime
+) -> bool:
+    """One heartbeat. False: the worker was declared dead, and holds nothing any more."""
+    statement = (
+        sa.update(workers)
+        .where(workers.c.id == worker_id, sa.not_(workers.c.dead))
+        .values(heartbeat=workers.c.heartbeat + 1, seen_at=now, load=orjson.dumps(dict(load)).decode())
+        .returning(workers.c.id)
+    )
+    return (await connection.execute(statement)).first() is not None
+
+
+async def cancelled_of(connection: ReadConnection, worker_id: UUID) -> list[UUID]:
+    """Tasks this worker runs whose cancelling was asked."""
+    statement = sa.select(tasks.c.id).where(
+        tasks.c.worker_id == worker_id, tasks.c.state == RUNNING, tasks.c.cancel_requested_at.is_not(None)
+    )
+    return list((await connection.execute(statement)).scalars())
+
+
+async def alive(connection: ReadConnection) -> list[WorkerRow]:
+    """Every worker not declared dead. One that just stopped breathing is still among them."""
+    found = (await connection.execute(sa.select(workers).where(sa.not_(workers.c.dead)).order_by(workers.c.id))).all()
+    return [
+        WorkerRow(**{**row._mapping, "lanes": tuple(row.lanes.split(",")), "load": _load(row.load)}) for row in found
+    ]
+
+
+def _load(text: str) -> dict[str, tuple[int, int]]:
+    return {route: (settled, free) for route, (settled, free) in orjson.loads(text).items()}
+
+
+async def bury(connection: WriteConnection, worker_id: UUID, *, heartbeat: int | None = None) -> bool:
+    """Declare a worker dead, if `heartbeat` (when given) is still its last. Its leases go with it."""
+    statement = sa.update(workers).where(workers.c.id == worker_id, sa.not_(workers.c.dead))
+    if heartbeat is not None:
+        statement = statement.where(workers.c.heartbeat == heartbeat)
+    return (await connection.execute(statement.values(dead=True).returning(workers.c.id))).first() is not None
+
+
+async def orphans(connection: ReadConnection, *, limit: int) -> list[Orphan]:
+    """Running tasks whose worker is dead, oldest first."""
+    columns = (
+        "id", "fence", "attempt", "tries", "route", "retry_until", "deadline", "on_uncertain",
+        "prompt_tokens_estimate", "max_tokens",
+    )  # fmt: skip
+    statement = (
+        sa.select(*(tasks.c[name] for name in columns), attempts.c.upstream_id, attempts.c.started_at)
+        .join(workers, workers.c.id == tasks.c.worker_id)
+        .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == tasks.c.attempt))
+        .where(tasks.c.state == RUNNING, workers.c.dead)
+        .order_by(tasks.c.id)
+        .limit(limit)
+    )
+    return [
+        Orphan(
+            **{name: getattr(row, name) for name in columns if name != "on_uncertain"},
+            on_uncertain=OnUncertain(row.on_uncertain),
+            upstream_id=row.upstream_id,
+            attempt_started_at=row.started_at,
+        )
+        for row in (await connection.execute(statement)).all()
+    ]

@@ -1,0 +1,413 @@
+"""The tables. Their CHECKs, keys and partial indexes state what the code may assume.
+
+`tasks` is narrow and hot: every transition is one guarded UPDATE there. Bodies stand apart, in
+`task_requests` and `task_results`, written once, as the text that came. Money is integer nano-units
+(1e-9) of the installation's one currency. Instants are UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from tollgate.domain.states import AttemptOutcome, OnUncertain, Role, TaskState
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """An aware UTC datetime: timestamptz on PostgreSQL, sortable text on SQLite, which has no zones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+def one_of(column: str, values: Iterable[StrEnum | str]) -> sa.CheckConstraint:
+    """CHECK (column IN (...)); its name is the column's."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def required(name: str, kind: Any, *args: Any, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, *args, nullable=False, **options)
+
+
+def count(name: str) -> sa.Column[Any]:
+    """A number that starts at zero and is never negative by the schema's CHECKs where it matters."""
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0"))
+
+
+QUEUED = sa.literal(TaskState.QUEUED, sa.String(16), literal_execute=True)
+RUNNING = sa.literal(TaskState.RUNNING, sa.String(16), literal_execute=True)
+"""For conditions: written into the statement's text. With a parameter there, a prepared statement's generic
+plan could not use a partial index, and would scan the table."""
+
+LANES = ("cloud.interactive", "cloud.bulk", "local.interactive", "local.bulk")
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("name", sa.String(64), unique=True),
+    required("created_at", Instant),
+)
+
+masters = sa.Table(
+    "masters",
+    metadata,
+    sa.Column("fingerprint", sa.String(16), primary_key=True),
+    required("created_at", Instant),
+    comment="fingerprints of the master keys that ever made a key here; a stranger stops the start",
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
+    required("name", sa.String(64)),
+    required("role", sa.String(8)),
+    required("master", sa.String(16), sa.ForeignKey("masters.fingerprint")),
+    required("version", sa.Integer),
+    sa.Column("models", sa.Text, comment="JSON list of the models it may use; null: all"),
+    required("may_interactive", sa.Boolean, server_default=sa.true(), comment="its right to priority interactive"),
+    required("created_at", Instant),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    one_of("role", Role),
+    sa.Index("ix_api_keys_project_id", "project_id"),
+    comment="no secret: it is derived from the master key, id and version",
+)
+
+labels = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("project_id", sa.Uuid, sa.ForeignKey("projects.id"), primary_key=True),
+    sa.Column("label", sa.String(64), primary_key=True),
+    comment="the labels in use: a dimension of the accounts, so their number a project is bounded",
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
+    required("filename", sa.Text),
+    required("purpose", sa.String(32)),
+    required("bytes", sa.BigInteger),
+    required("sha256", sa.String(64)),
+    required("created_at", Instant),
+    sa.Column("expires_at", Instant),
+    sa.Index("ix_files_project_id_id", "project_id", "id"),
+)
+
+BATCH_STATES = (
+    "validating", "in_progress", "paused", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled",
+)  # fmt: skip
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
+    required("key_id", sa.String(64), sa.ForeignKey("api_keys.id")),
+    required("state", sa.String(16)),
+    required("endpoint", sa.String(64)),
+    sa.Column("input_file_id", sa.Uuid),
+    sa.Column("output_file_id", sa.Uuid),
+    sa.Column("error_file_id", sa.Uuid),
+    required("via", sa.String(16), server_default="direct"),
+    sa.Column("max_cost_nano", sa.BigInteger),
+    sa.Column("metadata", sa.Text),
+    count("total"),
+    count("completed"),
+    count("failed"),
+    required("created_at", Instant),
+    sa.Column("expires_at", Instant),
+    sa.Column("ended_at", Instant),
+    one_of("state", BATCH_STATES),
+    one_of("via", ("direct", "upstream_batch", "local")),
+    sa.Index("ix_batches_project_id_id", "project_id", "id"),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True, comment="UUIDv7: sorts by the time of submission"),
+    required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
+    required("key_id", sa.String(64), sa.ForeignKey("api_keys.id")),
+    sa.Column("batch_id", sa.Uuid, sa.ForeignKey("batches.id")),
+    sa.Column("custom_id", sa.Text),
+    sa.Column("request_id", sa.Text, comment="the client's; idempotency key within the project"),
+    required("digest", sa.String(64), comment="SHA-256 of the parsed request"),
+    sa.Column("label", sa.String(64)),
+    required("endpoint", sa.String(16), server_default="chat"),
+    required("model", sa.String(128), comment="the name the client asked for"),
+    required("route", sa.String(256), comment="upstream/model there: where it runs next"),
+    required("lane", sa.String(32), comment="the Celery queue: place and priority"),
+    required("state", sa.String(16)),
+    required("fence", sa.Integer, server_default=sa.text("0"), comment="counts leases; guards every transition"),
+    required("attempt", sa.Integer, server_default=sa.text("1"), comment="number of the open or next purchase"),
+    required("tries", sa.Integer, server_default=sa.text("0"), comment="failed tries so far, over all attempts"),
+    sa.Column("worker_id", sa.Uuid, comment="who holds the lease while running"),
+    sa.Column("announced_at", Instant, comment="lease on the hint: announced again some time after"),
+    required("not_before", Instant, comment="due from then on: run_after, or the next retry"),
+    required("deadline", Instant, comment="queued past it, the task expires"),
+    required("retry_until", Instant, comment="no retry starts after it"),
+    required("on_uncertain", sa.String(8), server_default=OnUncertain.RETRY),
+    sa.Column("cancel_requested_at", Instant),
+    required("prompt_tokens_estimate", sa.Integer, comment="of the request, leaning high"),
+    sa.Column("max_tokens", sa.Integer, comment="the request's own bound on the completion"),
+    sa.Column("reserved_nano", sa.BigInteger, comment="held in the budgets; null: nothing is"),
+    sa.Column("reserved_tokens", sa.BigInteger),
+    sa.Column("reserved_period", sa.Date, comment="the day whose budget periods hold it"),
+    required("created_at", Instant),
+    sa.Column("started_at", Instant, comment="first claimed"),
+    sa.Column("ended_at", Instant),
+    one_of("state", TaskState),
+    one_of("lane", LANES),
+    one_of("endpoint", ("chat", "embeddings")),
+    one_of("on_uncertain", OnUncertain),
+    sa.CheckConstraint("(state = 'running') = (worker_id IS NOT NULL)", name="running_has_worker"),
+    sa.CheckConstraint("(state IN ('queued', 'running')) = (ended_at IS NULL)", name="ended_has_time"),
+    sa.Index(
+        "uq_tasks_project_id_request_id",
+        "project_id",
+        "request_id",
+        unique=True,
+        postgresql_where=sa.text("request_id IS NOT NULL"),
+        sqlite_where=sa.text("request_id IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_tasks_due",
+        "route",
+        "lane",
+        "not_before",
+        postgresql_where=sa.text("state = 'queued'"),
+        sqlite_where=sa.text("state = 'queued'"),
+    ),
+    sa.Index(
+        "ix_tasks_deadline",
+        "deadline",
+        postgresql_where=sa.text("state = 'queued'"),
+        sqlite_where=sa.text("state = 'queued'"),
+    ),
+    sa.Index(
+        "ix_tasks_worker_id",
+        "worker_id",
+        postgresql_where=sa.text("state = 'running'"),
+        sqlite_where=sa.text("state = 'running'"),
+    ),
+    sa.Index("ix_tasks_project_id_id", "project_id", "id"),
+    sa.Index(
+        "ix_tasks_project_id_custom_id",
+        "project_id",
+        "custom_id",
+        postgresql_where=sa.text("custom_id IS NOT NULL"),
+        sqlite_where=sa.text("custom_id IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_tasks_batch_id_id",
+        "batch_id",
+        "id",
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+    ),
+)
+
+task_requests = sa.Table(
+    "task_requests",
+    metadata,
+    sa.Column("task_id", sa.Uuid, sa.ForeignKey("tasks.id"), primary_key=True),
+    required("body", sa.Text, comment="JSON: what the upstream is sent, with the client's model name"),
+    sa.Column("metadata", sa.Text, comment="JSON: the client's own, never sent upstream"),
+)
+
+task_results = sa.Table(
+    "task_results",
+    metadata,
+    sa.Column("task_id", sa.Uuid, sa.ForeignKey("tasks.id"), primary_key=True),
+    required("attempt", sa.Integer, comment="0: ended without one"),
+    sa.Column("body", sa.Text, comment="JSON as the upstream sent it"),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_message", sa.Text),
+    sa.CheckConstraint("(body IS NULL) <> (error_code IS NULL)", name="result_or_error"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("task_id", sa.Uuid, sa.ForeignKey("tasks.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, comment="counts purchases"),
+    required("fence", sa.Integer, comment="the lease that last held it"),
+    required("worker_id", sa.Uuid),
+    required("upstream", sa.String(128)),
+    required("upstream_model", sa.String(128)),
+    required("mode", sa.String(8), server_default="direct"),
+    required("request_id", sa.String(64), comment="ours, sent upstream"),
+    sa.Column("upstream_id", sa.Text, comment="the upstream's id of a call that is polled"),
+    required("outcome", sa.String(16)),
+    required("tries", sa.Integer, comment="how often it was sent"),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("prompt_tokens", sa.Integer),
+    sa.Column("cached_tokens", sa.Integer),
+    sa.Column("completion_tokens", sa.Integer),
+    sa.Column("price_id", sa.String(256), sa.ForeignKey("prices.id"), comment="price version; null: unpriced"),
+    sa.Column("price_tier", sa.String(64)),
+    sa.Column("cost_nano", sa.BigInteger, comment="null: nothing was billed, or there is no price"),
+    required("cost_estimated", sa.Boolean, server_default=sa.false()),
+    sa.Column("possible_cost_nano", sa.BigInteger, comment="of an uncertain attempt"),
+    required("started_at", Instant, comment="its hour is where the roll-up books it"),
+    sa.Column("ended_at", Instant),
+    one_of("outcome", AttemptOutcome),
+    one_of("mode", ("direct", "async", "batch", "local")),
+    sa.CheckConstraint("(outcome = 'open') = (ended_at IS NULL)", name="ended_has_time"),
+)
+
+USAGE_KEY = ("hour", "project_id", "key_id", "model", "upstream", "label", "shard")
+USAGE_COUNTS = (
+    "tasks_succeeded", "tasks_failed",
+    "attempts", "attempts_failed", "attempts_uncertain", "attempts_unpriced", "attempts_estimated",
+    "prompt_tokens", "cached_tokens", "completion_tokens",
+    "cost_nano", "possible_cost_nano",
+)  # fmt: skip
+
+usage_hourly = sa.Table(
+    "usage_hourly",
+    metadata,
+    sa.Column("hour", Instant, primary_key=True),
+    sa.Column("project_id", sa.Uuid, sa.ForeignKey("projects.id"), primary_key=True),
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("upstream", sa.String(128), primary_key=True, comment="'' for tasks that ended without an attempt"),
+    sa.Column("label", sa.String(64), primary_key=True, comment="'' for none"),
+    sa.Column("shard", sa.SmallInteger, primary_key=True, comment="0..15: settling workers do not queue up"),
+    *(count(name) for name in USAGE_COUNTS),
+    sa.Index("ix_usage_hourly_project_id_hour", "project_id", "hour"),
+    comment="attempts by the hour of their start, ends of tasks by the hour of their end",
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("name", sa.Text, comment="host and process, for people"),
+    required("lanes", sa.Text, comment="comma-separated"),
+    required("load", sa.Text, comment="JSON: route -> [settled in the last 10 s, free slots]"),
+    required("heartbeat", sa.BigInteger, comment="counts beats; watchers compare values, never clocks"),
+    required("dead", sa.Boolean, server_default=sa.false()),
+    required("started_at", Instant),
+    required("seen_at", Instant, comment="of the last heartbeat, for people"),
+    sa.Index(
+        "ix_workers_alive",
+        "id",
+        postgresql_where=sa.text("NOT dead"),
+        sqlite_where=sa.text("NOT dead"),
+    ),
+)
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("upstream", sa.String(128), primary_key=True),
+    sa.Column("credential", sa.String(128), primary_key=True, comment="the variable that holds the key"),
+    required("reason", sa.Text),
+    required("since", Instant),
+    required("until", Instant, comment="one probe task then lifts it, or pauses on"),
+)
+
+prices = sa.Table(
+    "prices",
+    metadata,
+    sa.Column("id", sa.String(256), primary_key=True, comment="upstream/model@valid-from#digest"),
+    required("upstream", sa.String(128)),
+    required("model", sa.String(128)),
+    required("valid_from", Instant),
+    required("content", sa.Text, comment="JSON: tiers, currency; never changed once written"),
+    required("published_at", Instant, comment="of two with one valid-from the later published counts"),
+)
+
+BUDGET_PERIODS = ("day", "month", "total")
+
+budgets = sa.Table(
+    "budgets",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
+    sa.Column("key_id", sa.String(64), sa.ForeignKey("api_keys.id"), comment="null: the whole project's"),
+    required("period", sa.String(8)),
+    sa.Column("limit_nano", sa.BigInteger),
+    sa.Column("limit_tokens", sa.BigInteger),
+    required("created_at", Instant),
+    one_of("period", BUDGET_PERIODS),
+    sa.CheckConstraint("limit_nano IS NOT NULL OR limit_tokens IS NOT NULL", name="limits_something"),
+    sa.Index("ix_budgets_project_id", "project_id"),
+)
+
+budget_periods = sa.Table(
+    "budget_periods",
+    metadata,
+    sa.Column("budget_id", sa.Uuid, sa.ForeignKey("budgets.id"), primary_key=True),
+    sa.Column("starts_on", sa.Date, primary_key=True),
+    count("reserved_nano"),
+    count("reserved_tokens"),
+    count("spent_nano"),
+    count("spent_tokens"),
+    sa.CheckConstraint("reserved_nano >= 0 AND reserved_tokens >= 0", name="reserves_nothing_negative"),
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
+    required("url", sa.Text),
+    required("events", sa.Text, comment="JSON list"),
+    required("created_at", Instant),
+    sa.Column("disabled_at", Instant),
+    sa.Index("ix_webhooks_project_id", "project_id"),
+)
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    required("webhook_id", sa.Uuid, sa.ForeignKey("webhooks.id")),
+    sa.Column("task_id", sa.Uuid),
+    sa.Column("batch_id", sa.Uuid),
+    required("event", sa.String(32)),
+    required("tries", sa.Integer, server_default=sa.text("0")),
+    required("not_before", Instant),
+    sa.Column("delivered_at", Instant),
+    sa.Column("failed_at", Instant),
+    sa.Index(
+        "ix_webhook_deliveries_due",
+        "not_before",
+        postgresql_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
+        sqlite_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
+    ),
+)
