@@ -1,0 +1,81 @@
+"""Tells workers what is due: new tasks whose hint was lost or held back, retries, what dead workers held.
+
+Plain form: each queue (route and lane) gets a window of hints by what its route settled in the last
+10 s, at least twice its free slots, so that one slow or paused model never starves another.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from uuid import UUID
+
+from tollgate.broker.publisher import Publisher
+from tollgate.domain.settling import Settlement
+from tollgate.domain.states import AttemptOutcome, TaskState
+from tollgate.store import announce, leases, settlements
+from tollgate.store.announce import Overdue, Queue
+from tollgate.store.database import Database
+
+log = logging.getLogger("tollgate.announcer")
+
+EXPIRE_AT_ONCE = 1_000
+UNKNOWN_ROUTE_WINDOW = 128
+"""For a route that no live worker has met yet."""
+
+
+class Announcer:
+    """Any number may run: an advisory lock lets one work at a time, and a repeated hint is harmless."""
+
+    def __init__(self, database: Database, publisher: Publisher) -> None:
+        self._database = database
+        self._publisher = publisher
+
+    async def announce(self) -> int:
+        """One round. Returns how many tasks were announced. Commits before it publishes."""
+        now = datetime.now(UTC)
+        told: dict[Queue, list[UUID]] = {}
+        async with announce.turn(self._database) as connection:
+            if connection is None:
+                return 0
+            windows = _windows(await leases.alive(connection))
+            for queue in await announce.queues(connection):
+                window = windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
+                told[queue] = await announce.take_due(connection, queue, limit=window, now=now)
+        for lane, hints in announce.by_lane(told).items():
+            self._publisher.announce(lane, hints)
+        return sum(map(len, told.values()))
+
+    async def expire(self) -> list[UUID]:
+        """End queued tasks whose deadline has passed. Returns them."""
+        now = datetime.now(UTC)
+        async with self._database.write() as connection:
+            late = await announce.overdue(connection, now=now, limit=EXPIRE_AT_ONCE)
+            if not late:
+                return []
+            resolved = await settlements.settle(connection, [_expired(one) for one in late], now=now)
+        return [r.settlement.task_id for r in resolved if r.task]
+
+
+def _windows(workers: list[leases.WorkerRow]) -> dict[str, int]:
+    """Route -> hints to give in one round: what it settled in 10 s, at least twice its free slots."""
+    settled: dict[str, int] = {}
+    free: dict[str, int] = {}
+    for worker in workers:
+        for route, (done, slots) in worker.load.items():
+            settled[route] = settled.get(route, 0) + done
+            free[route] = free.get(route, 0) + slots
+    return {route: max(settled[route], 2 * free[route], 1) for route in settled}
+
+
+def _expired(late: Overdue) -> Settlement:
+    return Settlement(
+        task_id=late.id,
+        fence=late.fence,
+        attempt=late.attempt,
+        held=TaskState.QUEUED,
+        outcome=AttemptOutcome.ABANDONED,
+        state=TaskState.EXPIRED,
+        error_code="expired",
+        error_message="expires_at passed before a worker could run it",
+    )

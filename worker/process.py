@@ -1,0 +1,108 @@
+"""A worker process put together from the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+
+import celery
+
+from tollgate.broker.bus import Bus, open_bus
+from tollgate.broker.celery_app import create_celery
+from tollgate.broker.publisher import Publisher
+from tollgate.domain import lanes
+from tollgate.domain.errors import SettingsError
+from tollgate.domain.routing import Catalog
+from tollgate.settings import Settings
+from tollgate.store import migrate, price_list
+from tollgate.store.database import Database
+from worker.beat import Beat
+from worker.celery_run import add_engine
+from worker.engine import Engine
+from worker.outcomes import Rules
+from worker.upstreams import registry
+
+NO_BROKER = "TOLLGATE_REDIS_URL is not set: write redis://host:6379/0 (or run `tollgate up`, which needs none)"
+PRICES_AGAIN_S = 60.0
+"""A price published while the worker runs is in force for it at the latest after this."""
+
+
+def create_worker_app(settings: Settings, catalog: Catalog) -> celery.Celery:
+    """The Celery app of a worker. Raises SettingsError."""
+    if settings.celery_broker_url is None:
+        raise SettingsError(NO_BROKER)
+    served = lanes.expand(settings.lanes)
+    app = create_celery(settings.celery_broker_url, lanes=served)
+    add_engine(app, lambda: open_engine(settings, catalog), drain_timeout_s=settings.drain_timeout_s)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def open_engine(settings: Settings, catalog: Catalog) -> AsyncIterator[Engine]:
+    """A running engine with a database and a bus of its own."""
+    database = Database.connect(settings.store_url, pool=settings.database_pool)
+    bus = open_bus(settings.redis_url)
+    try:
+        await migrate.require_current(database)
+        async with run_engine(settings, catalog, database=database, bus=bus) as engine:
+            yield engine
+    finally:
+        await bus.close()
+        await database.close()
+
+
+@contextlib.asynccontextmanager
+async def run_engine(settings: Settings, catalog: Catalog, *, database: Database, bus: Bus) -> AsyncIterator[Engine]:
+    """A running engine on a given database and bus."""
+    rules = await load_rules(database)
+    engine = Engine(
+        database=database,
+        database_url=settings.store_url,
+        bus=bus,
+        upstreams=registry.connect(catalog, environment=settings.environment),
+        rules=rules,
+        name=f"{socket.gethostname()}:{os.getpid()}",
+        lanes=lanes.expand(settings.lanes),
+        max_in_flight=settings.max_in_flight,
+    )
+    await engine.start()
+    refreshing = asyncio.create_task(_refresh_prices(database, rules), name="prices")
+    try:
+        yield engine
+    finally:
+        refreshing.cancel()
+        await engine.stop(drain_timeout_s=settings.drain_timeout_s)
+
+
+async def load_rules(database: Database) -> Rules:
+    """The rules by the price versions published so far."""
+    async with database.read() as connection:
+        return Rules(prices=await price_list.load(connection))
+
+
+async def _refresh_prices(database: Database, rules: Rules) -> None:
+    while True:
+        await asyncio.sleep(PRICES_AGAIN_S)
+        with contextlib.suppress(Exception):  # the prices known so far stay in force; the next round tries again
+            rules.prices = (await load_rules(database)).prices
+
+
+@contextlib.asynccontextmanager
+async def open_beat(settings: Settings) -> AsyncIterator[Beat]:
+    """A beat of the distributed mode, not yet running."""
+    if settings.celery_broker_url is None:
+        raise SettingsError(NO_BROKER)
+    database = Database.connect(settings.store_url, pool=2)
+    bus = open_bus(settings.redis_url)
+    publisher = Publisher(create_celery(settings.celery_broker_url, lanes=lanes.LANES, publishes_only=True))
+    try:
+        await migrate.require_current(database)
+        rules = await load_rules(database)
+        yield Beat(database=database, bus=bus, publisher=publisher, rules=rules)
+    finally:
+        publisher.close()
+        await bus.close()
+        await database.close()

@@ -1,0 +1,44 @@
+"""How many calls a route may have in flight in this worker, and how many more that is now."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from tollgate.domain.states import Priority
+
+RESERVED = 10
+"""Bulk never takes the last tenth of a route's slots: an interactive call finds one free."""
+RATE_WINDOW_S = 10.0
+
+
+class Slots:
+    """One route's. `limit` is this worker's share of the fleet's maximum."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
+        self._settled: deque[float] = deque()
+
+    def free(self, priority: Priority) -> int:
+        reserved = 0 if priority is Priority.INTERACTIVE else -(-self.limit // RESERVED) if self.limit > 1 else 0
+        return max(0, self.limit - reserved - self.in_use)
+
+    def take(self, count: int) -> None:
+        self.in_use += count
+
+    def release(self, count: int = 1) -> None:
+        self.in_use -= count
+
+    def note_settled(self, at_s: float) -> None:
+        """For the announcer's window; `at_s` on the monotonic clock."""
+        self._settled.append(at_s)
+        self._forget(at_s)
+
+    def settled_lately(self, now_s: float) -> int:
+        """Calls that ended in the last RATE_WINDOW_S."""
+        self._forget(now_s)
+        return len(self._settled)
+
+    def _forget(self, now_s: float) -> None:
+        while self._settled and self._settled[0] < now_s - RATE_WINDOW_S:
+            self._settled.popleft()

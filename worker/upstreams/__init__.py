@@ -1,0 +1,1 @@
+"""Where prompts run. One file an upstream, all behind `worker.upstreams.upstream.Upstream`."""

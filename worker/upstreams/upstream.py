@@ -1,0 +1,45 @@
+"""What the worker asks of an upstream, and gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tollgate.domain.usage import TokenUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One try of one attempt. `body` is JSON text as the client sent it; `model` the upstream's own name."""
+
+    endpoint: str
+    model: str
+    body: str
+    request_id: str
+    """Ours: task and attempt. The same when an attempt is repeated."""
+    credential: str
+    """The name of the credential to use; "" for an upstream without any."""
+    timeout_s: float
+    on_sent: Callable[[], None]
+    """Called just before the first byte leaves: from then on the call may be billed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A complete answer. `body` is the upstream's JSON text, `usage` None where it told none."""
+
+    body: str
+    usage: TokenUsage | None
+    http_status: int
+    upstream_id: str | None
+    finish_reason: str | None = None
+
+
+class Upstream(Protocol):
+    """A place where prompts run. Belongs to one event loop."""
+
+    async def call(self, call: Call) -> Answer:
+        """Run one call. Raises UpstreamError for anything that is not an answer, and nothing else."""
+
+    async def close(self) -> None: ...
