@@ -1,0 +1,52 @@
+"""The FastAPI application: its dialects, and the services they work with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import fastapi
+from starlette.exceptions import HTTPException
+
+import tollgate
+from gateway import health
+from gateway.dialects import native, zhipu_v4
+from gateway.dialects.route import Answer
+from gateway.services import Services, open_services
+from tollgate import settings as settings_module
+
+DIALECTS: tuple[tuple[str, Answer], ...] = ((zhipu_v4.PREFIX, zhipu_v4.answer), ("/", native.answer))
+"""Path prefix -> how its errors are told; the first that fits."""
+
+
+def create_app(services: Services | None = None) -> fastapi.FastAPI:
+    """An application on `services`; without them it opens its own, by the settings, when it starts.
+
+    Raises SettingsError at start, before anything is served."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: fastapi.FastAPI) -> AsyncIterator[None]:
+        if services is not None:
+            app.state.services = services
+            yield
+            return
+        async with open_services(settings_module.load()) as opened:
+            app.state.services = opened
+            yield
+
+    app = fastapi.FastAPI(
+        title="Tollgate",
+        version=tollgate.__version__,
+        description="An async job gateway for large language models: a prompt in, a task id out, its result and its cost back.",
+        lifespan=lifespan,
+    )
+    app.add_exception_handler(HTTPException, _unrouted)
+    for router in (native.router, zhipu_v4.router, health.router):
+        app.include_router(router)
+    return app
+
+
+async def _unrouted(request: fastapi.Request, error: Exception) -> fastapi.Response:
+    """404 and 405 of paths that are nobody's, in the form of the dialect they were meant for."""
+    answer = next(answer for prefix, answer in DIALECTS if request.url.path.startswith(prefix))
+    return answer(error)

@@ -1,0 +1,104 @@
+"""The parameters of a chat completion, checked as ZhipuAI documents them. Unknown ones pass through.
+
+Source: docs.bigmodel.cn, "chat completions" (ranges), and the SDKs (which always send
+`"response_format": null`: null means not given). Only known fields are checked; what is sent upstream
+is the body as it came, without nulls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from tollgate.domain.errors import InvalidRequestError
+
+MISSING = "1213"
+INVALID = "1214"
+Text = Annotated[str, pydantic.StringConstraints(min_length=1)]
+
+
+class Message(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow", strict=True)
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class ChatBody(pydantic.BaseModel):
+    """Field descriptions are the allowed values, as errors tell them."""
+
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, allow_inf_nan=False, title="Chat parameters")
+
+    model: Text = pydantic.Field(description="the name of a model, as GET /models lists them")
+    messages: list[Message] = pydantic.Field(
+        min_length=1, description="a list of messages with role (system, user, assistant, tool) and content"
+    )
+    temperature: float | None = pydantic.Field(None, ge=0, le=1, description="a number from 0 to 1")
+    top_p: float | None = pydantic.Field(None, ge=0.01, le=1, description="a number from 0.01 to 1")
+    max_tokens: int | None = pydantic.Field(None, ge=1, le=2**31 - 1, description="an integer from 1")
+    stop: list[str] | None = pydantic.Field(None, max_length=4, description="a list of at most 4 strings")
+    seed: int | None = pydantic.Field(None, description="an integer")
+    do_sample: bool | None = pydantic.Field(None, description="true or false")
+    stream: bool | None = pydantic.Field(None, description="true or false")
+    user_id: str | None = pydantic.Field(None, min_length=6, max_length=128, description="6 to 128 characters")
+    request_id: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{6,64}$")] | None = pydantic.Field(
+        None, description="6 to 64 characters, no control characters"
+    )
+    tools: list[dict[str, Any]] | None = pydantic.Field(None, max_length=128, description="a list of at most 128 tools")
+    tool_choice: str | dict[str, Any] | None = pydantic.Field(None, description="a string or an object")
+    response_format: dict[str, Any] | None = pydantic.Field(
+        None, description="an object such as {'type': 'json_object'}"
+    )
+    thinking: dict[str, Any] | None = pydantic.Field(None, description="an object such as {'type': 'enabled'}")
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_answer(self) -> ChatBody:
+        if all(message.role in ("system", "assistant") for message in self.messages):
+            raise pydantic_error("messages", "holds only system and assistant messages: there is nothing to answer")
+        for index, message in enumerate(self.messages):
+            if message.content is None and not message.tool_calls:
+                raise pydantic_error(f"messages.{index}.content", "is missing")
+        return self
+
+
+def pydantic_error(field: str, what: str) -> ValueError:
+    """A ValueError that `explain` turns back into its field."""
+    return ValueError(f"{field}\0{what}")
+
+
+def check(body: Mapping[str, Any], *, schema: type[pydantic.BaseModel] = ChatBody, at: str = "") -> Any:
+    """Validate `body`. Raises InvalidRequestError; `at` is put before its field ("tasks.3.")."""
+    try:
+        return schema.model_validate(body)
+    except pydantic.ValidationError as error:
+        raise explain(error, schema=schema, at=at) from None
+
+
+def explain(error: pydantic.ValidationError, *, schema: type[pydantic.BaseModel], at: str = "") -> InvalidRequestError:
+    """The first problem, with its field, what is allowed there, and ZhipuAI's code."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    path = [str(part) for part in problem["loc"] if not _is_branch(part)]
+    message = problem["msg"].removeprefix("Value error, ")
+    if "\0" in message:
+        name, _, message = message.partition("\0")
+        path = name.split(".")
+    known = schema.model_fields.get(path[0]) if path else None
+    return InvalidRequestError(
+        f"{at}{'.'.join(path) or 'body'}: {message}",
+        field=f"{at}{'.'.join(path)}",
+        allowed=known.description if known else None,
+        code=MISSING if problem["type"] == "missing" else INVALID,
+    )
+
+
+def _is_branch(part: str | int) -> bool:
+    """pydantic names the branch of a union in the path: `stop.list[str].0`."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "float", "int", "bool", "constrained-str"))
+
+
+def without_nulls(body: Mapping[str, Any], *, less: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """`body` without null fields and without the fields of `less`: null means not given."""
+    return {name: value for name, value in body.items() if value is not None and name not in less}

@@ -1,0 +1,136 @@
+"""/keys and /projects: for admins. A key's text is shown once, when it is made; its secret is stored nowhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import fastapi
+import pydantic
+
+from gateway import chat_body
+from gateway.authentication import require_admin
+from gateway.bodies import read_json, require_object
+from gateway.dialects.native import render
+from gateway.dialects.native.errors import answer
+from gateway.dialects.route import KeyDep, json_response, route_class
+from gateway.services import ServicesDep
+from tollgate.domain.errors import NotFoundError
+from tollgate.domain.ids import new_id
+from tollgate.domain.keys import derive_secret
+from tollgate.domain.states import Role
+from tollgate.domain.tasks import Key
+from tollgate.store import keys
+
+router = fastapi.APIRouter(tags=["keys"], route_class=route_class(answer))
+
+Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
+NAME_RULE = "1 to 64 characters, no control characters"
+
+
+class ProjectBody(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    name: Name = pydantic.Field(description=NAME_RULE)
+
+
+class KeyBody(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    project: Name = pydantic.Field(description=NAME_RULE)
+    name: Name = pydantic.Field("key", description=NAME_RULE)
+    role: Annotated[Role, pydantic.Field(strict=False)] = pydantic.Field(Role.USER, description="'user' or 'admin'")
+    models: list[str] | None = pydantic.Field(None, min_length=1, description="a list of model names, or null for all")
+    may_interactive: bool = pydantic.Field(True, description="true or false")
+    expires_at: Annotated[pydantic.AwareDatetime, pydantic.Field(strict=False)] | None = pydantic.Field(
+        None, description="a time: ISO 8601 with its zone, or Unix seconds"
+    )
+
+
+KEY_DOC = {"requestBody": {"content": {"application/json": {"schema": KeyBody.model_json_schema()}}}}
+PROJECT_DOC = {"requestBody": {"content": {"application/json": {"schema": ProjectBody.model_json_schema()}}}}
+
+
+@router.get("/keys")
+async def list_keys(services: ServicesDep, key: KeyDep, project: str | None = None) -> fastapi.Response:
+    """Every key, or a project's; without secrets."""
+    require_admin(key)
+    async with services.database.read() as connection:
+        of = (await keys.project_named(connection, project)).id if project else None
+        found = await keys.list_all(connection, project_id=of)
+    return json_response({"object": "list", "data": [_shown(one.key, one.created_at) for one in found]})
+
+
+@router.post("/keys", status_code=201, openapi_extra=KEY_DOC)
+async def create_key(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
+    """A new key. Its project is made if it is not there."""
+    require_admin(key)
+    body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
+    asked: KeyBody = chat_body.check(body, schema=KeyBody)
+    for model in asked.models or ():
+        services.catalog.find(model)
+    master, now = services.keyring.first_master, datetime.now(UTC)
+    async with services.database.write() as connection:
+        project = await keys.add_project(connection, asked.project, now=now)
+        made = Key(
+            id=new_id().hex,
+            project_id=project.id,
+            project=project.name,
+            name=asked.name,
+            role=asked.role,
+            models=frozenset(asked.models) if asked.models else None,
+            may_interactive=asked.may_interactive,
+            expires_at=asked.expires_at,
+        )
+        await keys.add(connection, made, master=master.fingerprint, now=now)
+    secret = derive_secret(master, key_id=made.id, version=1)
+    return json_response({**_shown(made, now), "key": f"{made.id}.{secret}"}, status=201)
+
+
+@router.delete("/keys/{key_id}")
+async def revoke_key(key_id: str, services: ServicesDep, key: KeyDep) -> fastapi.Response:
+    """Refused everywhere within 5 s."""
+    require_admin(key)
+    async with services.database.write() as connection:
+        await keys.revoke(connection, key_id, now=datetime.now(UTC))
+        stored = await keys.find(connection, key_id)
+    if stored is None:
+        raise NotFoundError("key", key_id)
+    return json_response(_shown(stored.key, stored.created_at))
+
+
+@router.get("/projects")
+async def list_projects(services: ServicesDep, key: KeyDep) -> fastapi.Response:
+    require_admin(key)
+    async with services.database.read() as connection:
+        found = await keys.list_projects(connection)
+    return json_response({"object": "list", "data": [_project(one) for one in found]})
+
+
+@router.post("/projects", status_code=201, openapi_extra=PROJECT_DOC)
+async def create_project(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
+    """A project of that name; one that is there is answered as it is."""
+    require_admin(key)
+    body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
+    asked: ProjectBody = chat_body.check(body, schema=ProjectBody)
+    async with services.database.write() as connection:
+        made = await keys.add_project(connection, asked.name, now=datetime.now(UTC))
+    return json_response(_project(made), status=201)
+
+
+def _project(one: keys.Project) -> dict[str, Any]:
+    return {"id": str(one.id), "name": one.name, "created_at": render.time(one.created_at)}
+
+
+def _shown(key: Key, created_at: datetime) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "project": key.project,
+        "name": key.name,
+        "role": key.role,
+        "models": sorted(key.models) if key.models is not None else None,
+        "may_interactive": key.may_interactive,
+        "created_at": render.time(created_at),
+        "expires_at": render.time(key.expires_at),
+        "revoked_at": render.time(key.revoked_at),
+    }

@@ -1,0 +1,98 @@
+"""POST /tasks: from a JSON body to TaskRequests."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+
+from gateway import chat_body
+from gateway.bodies import require_object
+from gateway.chat_body import ChatBody
+from tollgate.domain.errors import InvalidRequestError, PayloadTooLargeError
+from tollgate.domain.states import OnUncertain, Priority
+from tollgate.domain.tasks import TaskRequest
+
+Label = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
+CustomId = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,256}$")]
+OWN = frozenset(
+    {"request_id", "custom_id", "label", "metadata", "priority", "run_after", "expires_at", "on_uncertain", "prompt", "stream"}
+)  # fmt: skip
+"""The gateway's own fields: never sent upstream."""
+MAX_METADATA_BYTES = 16_384
+
+
+class TaskBody(ChatBody):
+    """One task of POST /tasks: the parameters of a chat completion, and the gateway's own."""
+
+    model_config = pydantic.ConfigDict(title="Task")
+
+    custom_id: CustomId | None = pydantic.Field(None, description="1 to 256 characters, no control characters")
+    label: Label | None = pydantic.Field(None, description="1 to 64 characters: a dimension of the accounts")
+    metadata: dict[str, Any] | None = pydantic.Field(None, description="a JSON object, returned as it came")
+    priority: Annotated[Priority, pydantic.Field(strict=False)] | None = pydantic.Field(
+        None, description="'interactive' or 'bulk'"
+    )
+    run_after: Annotated[pydantic.AwareDatetime, pydantic.Field(strict=False)] | None = pydantic.Field(
+        None, description="a time: ISO 8601 with its zone, or Unix seconds"
+    )
+    expires_at: Annotated[pydantic.AwareDatetime, pydantic.Field(strict=False)] | None = pydantic.Field(
+        None, description="a time: ISO 8601 with its zone, or Unix seconds"
+    )
+    on_uncertain: Annotated[OnUncertain, pydantic.Field(strict=False)] | None = pydantic.Field(
+        None, description="'retry' or 'fail': what follows a call that may have been billed without an answer"
+    )
+
+
+def tasks(body: Any, *, max_tasks: int) -> tuple[list[TaskRequest], bool]:
+    """The requests, and whether the body was a list. Raises InvalidRequestError, PayloadTooLargeError."""
+    if isinstance(body, dict) and "tasks" not in body:
+        return [_task(body, at="")], False
+    listed = body.get("tasks") if isinstance(body, dict) else body
+    if not isinstance(listed, list) or not listed:
+        raise InvalidRequestError(
+            "the list of tasks is empty or no list",
+            field="tasks",
+            allowed=f"a task, or a list of 1 to {max_tasks} tasks",
+            code="1210",
+        )
+    if len(listed) > max_tasks:
+        raise PayloadTooLargeError(f"{len(listed):,} tasks in one call; at most {max_tasks:,}: send several lists")
+    return [_task(require_object(one, field=f"tasks.{i}"), at=f"tasks.{i}.") for i, one in enumerate(listed)], True
+
+
+def _task(given: dict[str, Any], *, at: str) -> TaskRequest:
+    if given.get("stream"):
+        raise InvalidRequestError(
+            f"{at}stream: a task is not streamed", field=f"{at}stream", allowed="false, or leave it out"
+        )
+    body = _with_messages(given, at=at)
+    checked: TaskBody = chat_body.check(body, schema=TaskBody, at=at)
+    if checked.metadata and len(str(checked.metadata)) > MAX_METADATA_BYTES:
+        raise InvalidRequestError(
+            f"{at}metadata: too long", field=f"{at}metadata", allowed=f"at most {MAX_METADATA_BYTES} characters"
+        )
+    return TaskRequest(
+        model=checked.model,
+        body=chat_body.without_nulls(body, less=OWN),
+        request_id=checked.request_id,
+        custom_id=checked.custom_id,
+        label=checked.label,
+        metadata=checked.metadata,
+        priority=checked.priority,
+        run_after=checked.run_after,
+        expires_at=checked.expires_at,
+        on_uncertain=checked.on_uncertain,
+    )
+
+
+def _with_messages(given: dict[str, Any], *, at: str) -> dict[str, Any]:
+    """`prompt` is short for one user message."""
+    prompt = given.get("prompt")
+    if prompt is None:
+        return given
+    if given.get("messages") is not None:
+        raise InvalidRequestError(f"{at}prompt: give prompt or messages, not both", field=f"{at}prompt", code="1215")
+    if not isinstance(prompt, str) or not prompt:
+        raise InvalidRequestError(f"{at}prompt: not a text", field=f"{at}prompt", allowed="a text that is not empty")
+    return {**given, "messages": [{"role": "user", "content": prompt}]}

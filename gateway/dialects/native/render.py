@@ -1,0 +1,137 @@
+"""A task as the native API shows it. Money as decimal strings, times as ISO 8601 UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from tollgate.domain.lanes import priority_of
+from tollgate.domain.money import format_nano
+from tollgate.domain.settling import Counts
+from tollgate.domain.states import AttemptOutcome
+from tollgate.domain.tasks import Accepted, TaskRequest
+from tollgate.store.tasks import Attempt, Task
+
+
+def time(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def money(nano: int | None) -> str | None:
+    return None if nano is None else format_nano(nano)
+
+
+def accepted(one: Accepted, request: TaskRequest) -> dict[str, Any]:
+    return {
+        "id": str(one.id),
+        "object": "task",
+        "status": one.state.status,
+        "state": one.state,
+        "duplicate": one.duplicate,
+        "custom_id": request.custom_id,
+        "request_id": request.request_id,
+    }
+
+
+def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: bool = True) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": str(one.id),
+        "object": "task",
+        "status": one.state.status,
+        "state": one.state,
+        "model": one.model,
+        "endpoint": one.endpoint,
+        "custom_id": one.custom_id,
+        "request_id": one.request_id,
+        "label": one.label,
+        "metadata": orjson.loads(one.metadata) if one.metadata else None,
+        "priority": priority_of(one.lane),
+        "batch_id": str(one.batch_id) if one.batch_id else None,
+        "created_at": time(one.created_at),
+        "started_at": time(one.started_at),
+        "ended_at": time(one.ended_at),
+        "not_before": time(one.not_before),
+        "expires_at": time(one.deadline),
+        "cancel_requested_at": time(one.cancel_requested_at),
+        "tries": one.tries,
+        "error": {"code": one.error_code, "message": one.error_message} if one.error_code else None,
+    }
+    if with_result:
+        shown["result"] = orjson.loads(one.result) if one.result else None
+    if with_attempts:
+        shown |= _bought(one.attempts, currency)
+    return shown
+
+
+def _bought(attempts: tuple[Attempt, ...], currency: str) -> dict[str, Any]:
+    """What the task's attempts came to together: its cost is their sum."""
+    billed = [a for a in attempts if a.prompt_tokens is not None]
+    priced = [a.cost_nano for a in billed if a.cost_nano is not None]
+    possible = [a.possible_cost_nano for a in attempts if a.possible_cost_nano is not None]
+    return {
+        "usage": _usage(billed) if billed else None,
+        "cost": money(sum(priced)) if priced else None,
+        "possible_cost": money(sum(possible)) if possible else None,
+        "unpriced": len(priced) < len(billed),
+        "currency": currency,
+        "attempts": [_attempt(a) for a in attempts],
+    }
+
+
+def _usage(billed: list[Attempt]) -> dict[str, int]:
+    prompt = sum(a.prompt_tokens or 0 for a in billed)
+    completion = sum(a.completion_tokens or 0 for a in billed)
+    return {
+        "prompt_tokens": prompt,
+        "cached_tokens": sum(a.cached_tokens or 0 for a in billed),
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def _attempt(one: Attempt) -> dict[str, Any]:
+    failed = one.error_code is not None and one.outcome is not AttemptOutcome.SUCCEEDED
+    return {
+        "number": one.number,
+        "upstream": one.upstream,
+        "upstream_model": one.upstream_model,
+        "mode": one.mode,
+        "request_id": one.request_id,
+        "upstream_id": one.upstream_id,
+        "outcome": one.outcome,
+        "tries": one.tries,
+        "http_status": one.http_status,
+        "error": {"code": one.error_code, "message": one.error_message} if failed else None,
+        "prompt_tokens": one.prompt_tokens,
+        "cached_tokens": one.cached_tokens,
+        "completion_tokens": one.completion_tokens,
+        "cost": money(one.cost_nano),
+        "cost_estimated": one.cost_estimated,
+        "possible_cost": money(one.possible_cost_nano),
+        "price": one.price_id,
+        "tier": one.price_tier,
+        "started_at": time(one.started_at),
+        "ended_at": time(one.ended_at),
+    }
+
+
+def counts(one: Counts) -> dict[str, Any]:
+    """A group of /usage."""
+    return {
+        "tasks": one.tasks_succeeded + one.tasks_failed,
+        "tasks_succeeded": one.tasks_succeeded,
+        "tasks_failed": one.tasks_failed,
+        "attempts": one.attempts,
+        "attempts_failed": one.attempts_failed,
+        "attempts_uncertain": one.attempts_uncertain,
+        "attempts_unpriced": one.attempts_unpriced,
+        "attempts_estimated": one.attempts_estimated,
+        "prompt_tokens": one.prompt_tokens,
+        "cached_tokens": one.cached_tokens,
+        "completion_tokens": one.completion_tokens,
+        "total_tokens": one.prompt_tokens + one.completion_tokens,
+        "cost": format_nano(one.cost_nano),
+        "possible_cost": format_nano(one.possible_cost_nano),
+    }

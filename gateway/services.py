@@ -1,0 +1,118 @@
+"""What every route works with, built once at the start and passed down."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import fastapi
+
+from gateway.authentication import Keyring
+from gateway.intake import Intake
+from gateway.waiting import Waiters
+from tollgate import configuration
+from tollgate.broker.bus import Bus, open_bus
+from tollgate.broker.celery_app import create_celery
+from tollgate.broker.publisher import Publisher
+from tollgate.domain.admission import Limits
+from tollgate.domain.errors import SettingsError
+from tollgate.domain.keys import MasterKey, parse_master_keys
+from tollgate.domain.lanes import LANES
+from tollgate.domain.routing import Catalog
+from tollgate.settings import Settings
+from tollgate.store import keys, migrate, price_list
+from tollgate.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    settings: Settings
+    database: Database
+    catalog: Catalog
+    bus: Bus
+    keyring: Keyring
+    intake: Intake
+    waiters: Waiters
+    mode: str = "distributed"
+    simulated: bool = False
+    """ZhipuAI is the simulator: nothing is really bought."""
+
+
+@contextlib.asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """The services of a gateway of the distributed mode. Raises SettingsError before anything is served."""
+    broker_url = settings.celery_broker_url
+    if broker_url is None:
+        raise SettingsError(
+            "TOLLGATE_REDIS_URL is not set: write redis://host:6379/0 (or run `tollgate up`, which needs none)"
+        )
+    catalog = configuration.load_catalog(settings)
+    masters = master_keys(settings)
+    database = Database.connect(settings.store_url, pool=settings.database_pool)
+    bus = open_bus(settings.redis_url)
+    publisher = Publisher(create_celery(broker_url, lanes=LANES, publishes_only=True))
+    try:
+        async with run_services(
+            settings, catalog, database=database, bus=bus, publisher=publisher, masters=masters
+        ) as services:
+            yield services
+    finally:
+        publisher.close()
+        await bus.close()
+        await database.close()
+
+
+@contextlib.asynccontextmanager
+async def run_services(
+    settings: Settings,
+    catalog: Catalog,
+    *,
+    database: Database,
+    bus: Bus,
+    publisher: Publisher,
+    masters: tuple[MasterKey, ...],
+    mode: str = "distributed",
+    simulated: bool = False,
+) -> AsyncIterator[Services]:
+    """Services on a given database, bus and publisher, checked before they are used."""
+    await migrate.require_current(database)
+    async with database.read() as connection:
+        await keys.check_masters(connection, [master.fingerprint for master in masters])
+    await price_list.publish_all(database, configuration.load_prices(settings))
+    waiters = Waiters(database, bus)
+    await bus.start()
+    waiters.start()
+    try:
+        yield Services(
+            settings=settings,
+            database=database,
+            catalog=catalog,
+            bus=bus,
+            keyring=Keyring(database, masters),
+            intake=Intake(database, publisher, catalog=catalog, limits=Limits(task_timeout_s=settings.task_timeout_s)),
+            waiters=waiters,
+            mode=mode,
+            simulated=simulated,
+        )
+    finally:
+        await waiters.stop()
+
+
+def master_keys(settings: Settings) -> tuple[MasterKey, ...]:
+    """Of the settings. Raises SettingsError where there is none: every key would be refused."""
+    if settings.master_key is None:
+        raise SettingsError(
+            "TOLLGATE_MASTER_KEY is not set; make one, and keep it: every API key is derived from it:\n"
+            "  python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        )
+    return parse_master_keys(settings.master_key.get_secret_value())
+
+
+def services_of(request: fastapi.Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, fastapi.Depends(services_of)]

@@ -1,0 +1,80 @@
+"""Whoever waits for tasks to end. One subscription for all of them, and a look at the store every 2 s.
+
+The order is: register, then read, then wait; so no end falls between. A lost notice costs 2 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from uuid import UUID
+
+from tollgate.broker.bus import ENDED, Bus
+from tollgate.domain.errors import StoreUnavailableError
+from tollgate.store import tasks
+from tollgate.store.database import Database
+
+log = logging.getLogger("tollgate.waiting")
+
+LOOK_EVERY_S = 2.0
+
+
+class Waiters:
+    """Belongs to one event loop."""
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._waiting: dict[UUID, set[asyncio.Event]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        bus.subscribe(ENDED, self._ended)
+
+    def start(self) -> None:
+        self._looking = asyncio.create_task(self._look_forever(), name="waiters")
+
+    async def stop(self) -> None:
+        """Everyone who waits is let go."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        self._ended(list(self._waiting))
+
+    async def wait(self, ids: Collection[UUID], *, timeout_s: float) -> None:
+        """Return when any of `ids` ends, has ended, or after `timeout_s`. The caller reads what there is."""
+        ended = asyncio.Event()
+        for task_id in ids:
+            self._waiting.setdefault(task_id, set()).add(ended)
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._database.read() as connection:
+                    if await tasks.ended_among(connection, list(ids)):
+                        return
+                await ended.wait()
+        except TimeoutError:
+            return
+        finally:
+            for task_id in ids:
+                self._forget(task_id, ended)
+
+    def _forget(self, task_id: UUID, ended: asyncio.Event) -> None:
+        waiting = self._waiting.get(task_id)
+        if waiting is not None:
+            waiting.discard(ended)
+            if not waiting:
+                del self._waiting[task_id]
+
+    def _ended(self, ids: Iterable[UUID]) -> None:
+        for task_id in ids:
+            for event in self._waiting.get(task_id, ()):
+                event.set()
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if not self._waiting:
+                continue
+            try:
+                async with self._database.read() as connection:
+                    self._ended(await tasks.ended_among(connection, list(self._waiting)))
+            except StoreUnavailableError as error:
+                log.warning("waiters cannot look", extra={"error": str(error)})
