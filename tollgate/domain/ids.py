@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 
 import uuid_utils.compat
+
+_USUAL = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def new_id() -> uuid.UUID:
@@ -14,9 +17,5 @@ def new_id() -> uuid.UUID:
 
 def parse_id(text: str) -> uuid.UUID | None:
     """The id in its usual form, 8-4-4-4-12 hex digits; None for anything else."""
-    if len(text) != 36:
-        return None
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        return None
+    # uuid.UUID itself takes hyphens anywhere, blanks, braces, and digits of other scripts.
+    return uuid.UUID(text) if _USUAL.fullmatch(text) else None

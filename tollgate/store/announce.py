@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tollgate.store import rows
 from tollgate.store.database import Database, ReadConnection, WriteConnection, dialect_of
-from tollgate.store.schema import QUEUED, pauses, tasks
+from tollgate.store.schema import QUEUED, QUEUED_BY_ID, pauses, tasks
 
 AGAIN_AFTER_S = {"interactive": 15.0, "bulk": 30.0}
 """By priority: how long a hint is trusted before it is given once more."""
@@ -111,7 +111,7 @@ async def unannounce(connection: WriteConnection, ids: Sequence[UUID]) -> None:
     # Rows that somebody has locked are being claimed or settled: they need no hint.
     free = (
         sa.select(tasks.c.id)
-        .where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.state == QUEUED)
+        .where(tasks.c.id.in_(sa.select(given.c.id)), QUEUED_BY_ID)
         .order_by(tasks.c.id)
         .with_for_update(skip_locked=True)
         .cte("free")
@@ -122,9 +122,7 @@ async def unannounce(connection: WriteConnection, ids: Sequence[UUID]) -> None:
 async def forget_hints(connection: WriteConnection) -> None:
     """Every hint is lost (the embedded mode's broker died with its process): what is queued is told again at once."""
     await connection.execute(
-        sa.update(tasks)
-        .where(tasks.c.state == QUEUED, tasks.c.announced_at.is_not(None))
-        .values(announced_at=None)
+        sa.update(tasks).where(tasks.c.state == QUEUED, tasks.c.announced_at.is_not(None)).values(announced_at=None)
     )
 
 

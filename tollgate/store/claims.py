@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.store import rows
-from tollgate.store.database import WriteConnection
-from tollgate.store.schema import QUEUED, attempts, task_requests, tasks
+from tollgate.store.database import ReadConnection, WriteConnection
+from tollgate.store.schema import QUEUED_BY_ID, RUNNING, attempts, task_requests, tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +78,32 @@ async def claim(connection: WriteConnection, ids: Sequence[UUID], *, worker_id: 
     ]
 
 
+async def held(connection: ReadConnection, ids: Sequence[UUID], *, worker_id: UUID) -> list[Claimed]:
+    """Those of `ids` that this worker holds: what a claim took whose commit was never confirmed."""
+    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in ids])
+    statement = (
+        sa.select(
+            *(tasks.c[name] for name in RETURNED),
+            task_requests.c.body,
+            attempts.c.started_at.label("attempt_started_at"),
+            attempts.c.upstream_id,
+        )
+        .join(task_requests, task_requests.c.task_id == tasks.c.id)
+        .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == tasks.c.attempt))
+        .where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.state == RUNNING, tasks.c.worker_id == worker_id)
+        .order_by(tasks.c.id)
+    )
+    found = (await connection.execute(statement)).all()
+    return [Claimed(**{**row._mapping, "on_uncertain": OnUncertain(row.on_uncertain)}) for row in found]
+
+
 async def _take(connection: WriteConnection, ids: Sequence[UUID], *, worker_id: UUID, now: datetime) -> list[Any]:
     given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in sorted(set(ids))])
     free = (
         sa.select(tasks.c.id)
         .where(
             tasks.c.id.in_(sa.select(given.c.id)),
-            tasks.c.state == QUEUED,
+            QUEUED_BY_ID,
             tasks.c.not_before <= now,
             tasks.c.deadline > now,
         )
@@ -94,7 +113,7 @@ async def _take(connection: WriteConnection, ids: Sequence[UUID], *, worker_id: 
     )
     statement = (
         sa.update(tasks)
-        .where(tasks.c.id.in_(sa.select(free.c.id)), tasks.c.state == QUEUED)
+        .where(tasks.c.id.in_(sa.select(free.c.id)), QUEUED_BY_ID)
         .values(
             state=TaskState.RUNNING,
             fence=tasks.c.fence + 1,

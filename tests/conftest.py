@@ -1,0 +1,215 @@
+"""The services of the tests: databases and Redis numbers that are each test's own.
+
+A session makes one PostgreSQL database, migrates it, and clones it for each test (30 ms). Everything is
+dropped at the end, also after a failure. Without a server its tests are skipped, or fail where
+TOLLGATE_REQUIRE_SERVICES=1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import asyncpg
+import pytest
+import redis
+import sqlalchemy as sa
+
+from tollgate.store import migrate
+from tollgate.store.database import Database
+
+POSTGRES_SERVER = os.environ.get("TOLLGATE_TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+REDIS_SERVER = os.environ.get("TOLLGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379")
+REDIS_LEASE_S = 900
+"""A session that was killed gives its Redis number back after this."""
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """From a synchronous fixture: on a loop and thread of its own, since the test may have a loop already."""
+    failures: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            asyncio.run(coroutine)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def absent(service: str, error: Exception) -> NoReturn:
+    """Skip what needs `service`; on CI a missing one is a failure."""
+    message = f"{service} does not answer: {error}"
+    if os.environ.get("TOLLGATE_REQUIRE_SERVICES") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def postgres_named(name: str) -> str:
+    """The URL of the database `name` on the tests' server."""
+    return sa.make_url(POSTGRES_SERVER).set(database=name).render_as_string(hide_password=False)
+
+
+async def _on_server(*statements: str) -> None:
+    connection = await asyncpg.connect(POSTGRES_SERVER, timeout=5)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _migrate(url: str) -> None:
+    database = Database.connect(url)
+    try:
+        await migrate.upgrade(database)
+    finally:
+        await database.close()
+
+
+def _new_name() -> str:
+    return f"tollgate_test_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """The server's URL, if it answers."""
+    try:
+        run(_on_server("SELECT 1"))
+    except (OSError, asyncpg.PostgresError) as error:
+        absent(f"PostgreSQL ({sa.make_url(POSTGRES_SERVER)!r})", error)
+    return POSTGRES_SERVER
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    name = _new_name()
+    run(_on_server(f"CREATE DATABASE {name}"))
+    try:
+        run(_migrate(postgres_named(name)))
+        yield name
+    finally:
+        run(_on_server(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def postgres_url(postgres_template: str) -> Iterator[str]:
+    """A fresh, migrated PostgreSQL database."""
+    name = _new_name()
+    run(_on_server(f"CREATE DATABASE {name} TEMPLATE {postgres_template}"))
+    try:
+        yield postgres_named(name)
+    finally:
+        run(_on_server(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh PostgreSQL database without a table."""
+    name = _new_name()
+    run(_on_server(f"CREATE DATABASE {name}"))
+    try:
+        yield postgres_named(name)
+    finally:
+        run(_on_server(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file that nobody has open."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    run(_migrate(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh, migrated SQLite database."""
+    path = tmp_path / "tollgate.db"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, migrated database of each kind in turn."""
+    url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param])
+    return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A fresh store, on each kind of database in turn."""
+    connected = Database.connect(database_url)
+    try:
+        yield connected
+    finally:
+        await connected.close()
+
+
+@pytest.fixture
+async def postgres(postgres_url: str) -> AsyncIterator[Database]:
+    """A fresh store on PostgreSQL, for what only it can show: transactions side by side."""
+    connected = Database.connect(postgres_url)
+    try:
+        yield connected
+    finally:
+        await connected.close()
+
+
+@pytest.fixture
+async def sqlite(sqlite_url: str) -> AsyncIterator[Database]:
+    """A fresh store on SQLite, for its one writer."""
+    connected = Database.connect(sqlite_url)
+    try:
+        yield connected
+    finally:
+        await connected.close()
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """An empty Redis database: a number that no other test has meanwhile, in any session on this server."""
+    base = REDIS_SERVER.rstrip("/")
+    base = base.rpartition("/")[0] if base.rpartition("/")[2].isdigit() else base
+    with redis.Redis.from_url(f"{base}/0", socket_connect_timeout=5) as registry:
+        try:
+            number = _take_redis_number(registry)
+        except redis.ConnectionError as error:
+            absent(f"Redis ({base})", error)
+        url = f"{base}/{number}"
+        try:
+            _flush(url)
+            yield url
+            _flush(url)
+        finally:
+            registry.delete(_redis_lease(number))
+
+
+def _redis_lease(number: int) -> str:
+    return f"tollgate-test:number:{number}"
+
+
+def _take_redis_number(registry: redis.Redis) -> int:
+    """Number 0 holds the leases themselves."""
+    count = int(registry.config_get("databases")["databases"] or 0)
+    for number in range(1, count):
+        if registry.set(_redis_lease(number), os.getpid(), nx=True, ex=REDIS_LEASE_S):
+            return number
+    raise redis.ConnectionError(f"all {count - 1} databases of this server are in use by other tests")
+
+
+def _flush(url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()

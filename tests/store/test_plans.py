@@ -1,0 +1,222 @@
+"""The hot questions use their index, however PostgreSQL plans them.
+
+The plans are those of the store's own statements, as the server ran them (its module auto_explain),
+on a table of some ten thousand rows with fresh statistics. Each is asked for twice: planned with the
+parameters' values, and without them, as a prepared statement is after some uses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.store import seeds
+from tollgate.domain.ids import new_id
+from tollgate.domain.settling import Settlement
+from tollgate.domain.states import OnUncertain
+from tollgate.domain.tasks import Key
+from tollgate.store import announce, claims, intake, leases, settlements, tasks, usage
+from tollgate.store.announce import Queue
+from tollgate.store.database import Database, WriteConnection
+from tollgate.store.tasks import Filter
+
+ROUTES = ("a/m", "b/m", "c/m")
+ENDED, WAITING, RUNNING = 24_000, 9_000, 60
+ENDING = (
+    "UPDATE tasks SET state = 'succeeded', ended_at = created_at",
+    "INSERT INTO task_results (task_id, attempt, body) SELECT id, 1, '{}' FROM tasks",
+    "INSERT INTO attempts (task_id, number, fence, worker_id, upstream, upstream_model, request_id, outcome, tries,"
+    " started_at, ended_at) SELECT id, 1, 1, id, 'a', 'm', id, 'succeeded', 1, created_at, created_at FROM tasks",
+)
+Plan = dict[str, Any]
+
+
+@pytest.fixture(params=["fresh", "stale"])
+async def crowd(request: pytest.FixtureRequest, postgres: Database) -> Crowd:
+    """Three projects: most tasks ended, thousands wait in three routes, some run under a dead worker.
+
+    With "stale" statistics the planner has not heard yet of those that wait."""
+    async with postgres.write() as connection:
+        for table in ("tasks", "attempts", "task_requests", "task_results"):
+            await connection.exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    keys = [await seeds.a_key(postgres, project=f"p{n}") for n in range(3)]
+    ended = await many(postgres, keys, ENDED, request_id=True)
+    async with postgres.write() as connection:
+        for statement in ENDING:
+            await connection.exec_driver_sql(statement)
+    await analyze(postgres)
+    waiting = await many(postgres, keys, WAITING, request_id=False)
+    worker_id = new_id()
+    async with postgres.write() as connection:
+        await leases.register(connection, worker_id, name="w", lanes=("cloud",), now=seeds.NOW)
+        await claims.claim(connection, waiting[:RUNNING], worker_id=worker_id, now=seeds.later(60))
+        await leases.bury(connection, worker_id)
+        await connection.exec_driver_sql(
+            "INSERT INTO usage_hourly (hour, project_id, key_id, model, upstream, label, shard)"
+            " SELECT timestamptz '2026-01-01' + h * interval '1 hour', p.id, 'k', 'm', 'u', 'l' || l, 0"
+            " FROM generate_series(0, 2000) h, generate_series(1, 5) l, projects p"
+        )
+    if request.param == "fresh":
+        await analyze(postgres)
+    return Crowd(postgres, keys[0], ended=ended, waiting=waiting, worker_id=worker_id)
+
+
+async def analyze(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.exec_driver_sql("ANALYZE")
+
+
+class Crowd:
+    """The store full of tasks, and a way to see how it answers."""
+
+    def __init__(
+        self, database: Database, key: Key, *, ended: list[UUID], waiting: list[UUID], worker_id: UUID
+    ) -> None:
+        self.database = database
+        self.key = key
+        self.ended = ended
+        self.waiting = waiting
+        self.worker_id = worker_id
+
+    async def plans_of(self, question: Callable[[WriteConnection], Awaitable[object]], *, mode: str) -> list[Plan]:
+        """The plans of all statements that `question` runs."""
+        messages: list[str] = []
+        async with self.database.write() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+
+            def keep(_connection: object, message: Any) -> None:
+                messages.append(message.message)
+
+            for command in (
+                "LOAD 'auto_explain'",
+                "SET LOCAL auto_explain.log_min_duration = 0",
+                "SET LOCAL auto_explain.log_analyze = on",
+                "SET LOCAL auto_explain.log_format = json",
+                f"SET LOCAL plan_cache_mode = {mode}",
+                "SET LOCAL client_min_messages = log",
+            ):
+                await connection.exec_driver_sql(command)
+            raw.add_log_listener(keep)
+            savepoint = await connection.begin_nested()
+            await question(connection)
+            # The driver tells its listeners a little later: one more round trip, and they know.
+            await savepoint.rollback()
+            raw.remove_log_listener(keep)
+        plans = [json.loads(message[message.index("{") :])["Plan"] for message in messages if "plan:" in message]
+        # The driver's own questions about types are not ours.
+        return [plan for plan in plans if not any(n.get("Relation Name", "").startswith("pg_") for n in nodes(plan))]
+
+
+async def many(database: Database, keys: list[Key], count: int, *, request_id: bool) -> list[UUID]:
+    new = [
+        seeds.a_task(
+            keys[n % 3],
+            route=ROUTES[n % 3],
+            lane="cloud.bulk" if n % 2 else "cloud.interactive",
+            not_before=seeds.later(n % 7),
+            request_id=f"r{n}" if request_id else None,
+            deadline=seeds.later(3600 + n),
+        )
+        for n in range(count)
+    ]
+    await seeds.submit(database, new)
+    return [task.id for task in new]
+
+
+def nodes(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def scans(plans: list[Plan]) -> list[str]:
+    """The tables that are read from cover to cover."""
+    found = [node for plan in plans for node in nodes(plan)]
+    tables = [node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"]
+    return [name for name in tables if name in ("tasks", "attempts", "task_requests", "task_results", "usage_hourly")]
+
+
+def indexes(plans: list[Plan]) -> set[str]:
+    return {node["Index Name"] for plan in plans for node in nodes(plan) if "Index Name" in node}
+
+
+def most_rows(plans: list[Plan]) -> int:
+    """Rows the widest scan touched, with those it then threw away."""
+    found = [node for plan in plans for node in nodes(plan) if "Scan" in node["Node Type"]]
+    touched = [(node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in found]
+    return max(int(rows) for rows in touched)
+
+
+Question = Callable[[Crowd, WriteConnection], Awaitable[object]]
+QUEUE = Queue(route=ROUTES[0], lane="cloud.bulk")
+QUESTIONS: dict[str, tuple[Question, set[str]]] = {
+    "take due": (
+        lambda _, c: announce.take_due(c, QUEUE, limit=50, now=seeds.later(60)),
+        {"ix_tasks_due"},
+    ),
+    "walk the queues": (lambda _, c: announce.queues(c), {"ix_tasks_due"}),
+    # With stale statistics any index of the few queued rows it expects is as good to the planner.
+    "overdue": (
+        lambda _, c: announce.overdue(c, now=seeds.later(3700), limit=50),
+        {"ix_tasks_deadline", "ix_tasks_due"},
+    ),
+    "give back": (lambda crowd, c: announce.unannounce(c, crowd.waiting[-50:]), {"pk_tasks"}),
+    "claim": (
+        lambda crowd, c: claims.claim(c, crowd.waiting[-50:], worker_id=new_id(), now=seeds.later(60)),
+        {"pk_tasks"},
+    ),
+    "settle": (
+        lambda crowd, c: settlements.settle(c, [stale(id_) for id_ in crowd.waiting[:50]], now=seeds.NOW),
+        {"pk_tasks"},
+    ),
+    "repeat a submission": (
+        lambda crowd, c: intake.submit(
+            c, [tuple(seeds.a_task(crowd.key, request_id=f"r{n}") for n in range(0, 150, 3))]
+        ),
+        {"uq_tasks_project_id_request_id"},
+    ),
+    "page": (
+        lambda crowd, c: tasks.page(
+            c, project_id=crowd.key.project_id, where=Filter(), limit=50, after=crowd.ended[12_000]
+        ),
+        {"ix_tasks_project_id_id"},
+    ),
+    "tasks by id": (
+        lambda crowd, c: tasks.by_ids(c, crowd.waiting[:50], project_id=crowd.key.project_id),
+        {"pk_tasks"},
+    ),
+    "ended among": (lambda crowd, c: tasks.ended_among(c, crowd.waiting[:200]), {"pk_tasks"}),
+    "orphans": (lambda _, c: leases.orphans(c, limit=500), {"ix_tasks_worker_id"}),
+    "cancelled of": (lambda crowd, c: leases.cancelled_of(c, crowd.worker_id), {"ix_tasks_worker_id"}),
+    "usage of a project": (
+        lambda crowd, c: usage.summarise(
+            c, by=("day",), project_id=crowd.key.project_id, since=seeds.later(-86_400), until=seeds.NOW
+        ),
+        {"ix_usage_hourly_project_id_hour", "pk_usage_hourly"},
+    ),
+}
+
+
+def stale(task_id: UUID) -> Settlement:
+    claimed = claims.Claimed(
+        id=task_id, fence=1, attempt=1, tries=0, endpoint="chat", model="m", route="a/m", lane="cloud.bulk", body="{}",
+        deadline=seeds.NOW, retry_until=seeds.NOW, on_uncertain=OnUncertain.RETRY, prompt_tokens_estimate=1,
+        max_tokens=None, attempt_started_at=seeds.NOW,
+    )  # fmt: skip
+    return seeds.success(claimed)
+
+
+@pytest.mark.timeout(300)
+async def test_no_hot_question_scans_a_table(crowd: Crowd, subtests: pytest.Subtests) -> None:
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        for name, (question, expected) in QUESTIONS.items():
+            plans = await crowd.plans_of(lambda connection, ask=question: ask(crowd, connection), mode=mode)  # type: ignore[misc]
+            with subtests.test(msg=f"{name}, {mode}"):
+                assert scans(plans) == []
+                assert expected & indexes(plans)
+                assert most_rows(plans) <= (WAITING if name == "overdue" else 600)
