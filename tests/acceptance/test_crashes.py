@@ -1,0 +1,49 @@
+"""What was accepted is finished, also after kill -9."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.acceptance.conftest import Deployment
+from tests.acceptance.test_main_path import wait_until_ended
+
+
+def test_the_embedded_mode_finishes_after_kill_9_what_it_had_accepted(embedded: Deployment) -> None:
+    embedded.set_simulator(latency_s=0.3)
+    given = [{"model": "glm-4-air", "prompt": f"text {i}"} for i in range(300)]
+    ids = [task["id"] for task in embedded.post("/tasks", given)["data"]]
+    embedded.get("/tasks", id=",".join(ids), wait=20)
+    embedded.server.kill()
+
+    server = embedded.processes.start("tollgate", "up", "--port", "0", environment=embedded.environment)
+    embedded.url = server.wait_for(r"serves on (http://\S+)").group(1)
+    ended = wait_until_ended(embedded, ids)
+    assert [task["status"] for task in ended] == ["SUCCESS"] * 300
+    usage = embedded.get("/usage", by="model")["total"]
+    billed = embedded.bill()["charges"]
+    assert usage["tasks_succeeded"] == 300
+    assert 300 <= billed <= 300 + usage["attempts_uncertain"], "what ran at the kill is shown as perhaps billed"
+
+
+def test_a_second_up_on_the_same_data_is_refused_with_the_fix(embedded: Deployment) -> None:
+    second = embedded.processes.run("tollgate", "up", "--port", "0", environment=embedded.environment)
+    assert second.returncode != 0
+    assert "in use" in second.stderr or "already" in second.stderr, second.stderr
+    assert "Traceback" not in second.stderr
+
+
+@pytest.mark.timeout(180)
+def test_a_killed_workers_tasks_run_again_elsewhere(distributed: Deployment) -> None:
+    distributed.set_simulator(latency_s=1.0)
+    given = [{"model": "glm-4-air", "prompt": f"text {i}"} for i in range(40)]
+    ids = [task["id"] for task in distributed.post("/tasks", given)["data"]]
+    worker = next(p for p in distributed.processes.started if "celery" in p.command[0])
+    while not any(t["state"] == "running" for t in distributed.get("/tasks", id=",".join(ids), wait=0.2)["data"]):
+        pass
+    worker.kill()
+    distributed.processes.start("tollgate", "worker", environment=distributed.environment).wait_for(r"ready\.")
+    ended = wait_until_ended(distributed, ids)
+    assert [task["status"] for task in ended] == ["SUCCESS"] * 40
+    usage = distributed.get("/usage", by="model")["total"]
+    assert usage["tasks_succeeded"] == 40
+    assert 40 <= distributed.bill()["charges"] <= 40 + usage["attempts_uncertain"]
