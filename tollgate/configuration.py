@@ -16,13 +16,27 @@ from tollgate.settings import Settings
 def load_catalog(settings: Settings) -> Catalog:
     """models.toml. Raises SettingsError with the file, the entry and the fix."""
     text, source = _read(settings.models_file, "models.toml", variable="TOLLGATE_MODELS_FILE")
-    return parse_catalog(text, source=source)
+    catalog = parse_catalog(text, source=source)
+    _refuse_unserved(catalog, source=source)
+    return catalog
 
 
 def load_prices(settings: Settings) -> list[Price]:
     """prices.toml. Raises SettingsError with the file, the entry and the fix."""
     text, source = _read(settings.prices_file, "prices.toml", variable="TOLLGATE_PRICES_FILE")
     return parse_prices(text, source=source, currency=settings.currency)
+
+
+def _refuse_unserved(catalog: Catalog, *, source: str) -> None:
+    """What the file may say and this version cannot do stops the start, rather than being done otherwise."""
+    for upstream in catalog.upstreams.values():
+        if upstream.kind == "local":
+            raise SettingsError(f'{source}: upstream {upstream.name!r}: kind "local" is not served by this version yet')
+    for model in catalog.models.values():
+        if any(route.mode == "async" for route in model.routes):
+            raise SettingsError(
+                f'{source}: model {model.name!r}: mode "async" is not served by this version yet; write mode = "direct"'
+            )
 
 
 def _read(path: Path | None, builtin: str, *, variable: str) -> tuple[str, str]:

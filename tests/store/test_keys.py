@@ -131,8 +131,7 @@ async def test_a_master_key_may_go_when_its_keys_are_revoked_and_another_made_ke
     await check_masters(database, OTHER)
 
 
-async def test_a_stranger_is_refused_also_when_every_key_is_revoked(database: Database) -> None:
+async def test_a_lost_master_key_may_be_replaced_when_its_keys_are_revoked(database: Database) -> None:
     key = await seeds.a_key(database)
     await revoke(database, key.id)
-    with pytest.raises(SettingsError, match=seeds.MASTER):
-        await check_masters(database, OTHER)
+    await check_masters(database, OTHER)

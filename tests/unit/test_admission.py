@@ -195,13 +195,18 @@ def test_body_and_metadata_are_kept_as_json() -> None:
         ({"custom_id": "c"}, False),
         ({"label": "l"}, False),
         ({"metadata": {"a": 1}}, False),
-        ({"priority": Priority.BULK}, True),
-        ({"run_after": NOW}, True),
+        ({"priority": Priority.BULK}, False),
+        ({"run_after": NOW}, False),
+        ({"expires_at": NOW}, False),
+        ({"on_uncertain": OnUncertain.FAIL}, False),
         ({"retry_for_s": 1.0}, True),
+        ({"timeout_s": 1.0}, True),
         ({"request_id": "r"}, True),
     ],
 )
-def test_the_digest_tells_what_is_wanted_and_not_when(changes: dict[str, Any], same: bool) -> None:
+def test_the_digest_is_all_that_the_client_said_and_nothing_of_the_gateways(
+    changes: dict[str, Any], same: bool
+) -> None:
     assert (request(**changes).digest == request().digest) is same
 
 

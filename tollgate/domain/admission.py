@@ -56,7 +56,7 @@ def _row(
     route = model.routes[0]
     priority = _allowed_priority(request, key=key, default=default)
     start = max(request.run_after or now, now)
-    deadline = request.expires_at or start + timedelta(seconds=limits.task_timeout_s)
+    deadline = request.expires_at or start + timedelta(seconds=request.timeout_s or limits.task_timeout_s)
     if deadline <= start:
         raise InvalidRequestError(
             "expires_at is not after the task's start", field="expires_at", allowed="a later time"
@@ -90,7 +90,7 @@ def _row(
 
 def _allowed_model(request: TaskRequest, *, key: Key, catalog: Catalog) -> Model:
     model = catalog.find(request.model)
-    if key.models is not None and request.model not in key.models:
+    if key.models is not None and not key.models & {model.name, *model.aliases}:
         raise PermissionDeniedError(
             f"this key may not use model {request.model!r}; it may use: {', '.join(sorted(key.models))}"
         )

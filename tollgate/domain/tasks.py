@@ -34,11 +34,24 @@ class TaskRequest:
     on_uncertain: OnUncertain | None = None
     retry_for_s: float | None = None
     """No retry starts later than this after submission; None: until the task's deadline."""
+    timeout_s: float | None = None
+    """Without `expires_at`, the task ends this long after its start; None: the installation's limit."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what makes two submissions the same: not how or when the answer is wanted."""
-        content = (self.endpoint, self.model, self.body, self.custom_id, self.label, self.metadata)
+        """SHA-256 of what the client asked for; not of how the answer is waited for, nor of the gateway's own limits."""
+        content = (
+            self.endpoint,
+            self.model,
+            self.body,
+            self.custom_id,
+            self.label,
+            self.metadata,
+            self.priority,
+            self.run_after,
+            self.expires_at,
+            self.on_uncertain,
+        )
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -39,17 +39,17 @@ class Project:
 
 
 async def check_masters(connection: ReadConnection, fingerprints: Sequence[str]) -> None:
-    """Raise SettingsError if keys here were made by a master key that is not given: they would all be refused."""
+    """Raise SettingsError if keys in force here were made by a master key that is not given: they would be refused."""
     statement = sa.select(api_keys.c.master, sa.func.count()).where(api_keys.c.revoked_at.is_(None))
     counted = (await connection.execute(statement.group_by(api_keys.c.master))).all()
     used = {row[0]: row[1] for row in counted}
-    known = set((await connection.execute(sa.select(masters.c.fingerprint))).scalars())
     missing = {master: n for master, n in used.items() if master not in fingerprints}
-    if missing or (known and not known & set(fingerprints)):
-        named = ", ".join(f"{master} ({n} keys)" for master, n in missing.items()) or ", ".join(sorted(known))
+    if missing:
+        named = ", ".join(f"{master} ({n} keys)" for master, n in missing.items())
         raise SettingsError(
             f"TOLLGATE_MASTER_KEY is not the one that made the keys in this database: fingerprint {named} is missing, "
-            f"given {', '.join(fingerprints)}. Set the old master key again; to change it, list both: NEW,OLD"
+            f"given {', '.join(fingerprints)}. Set the old master key again; to change it, list both: NEW,OLD. "
+            "If the old one is lost, its keys are too: `tollgate keys revoke` each, and make new ones"
         )
 
 
