@@ -1,0 +1,154 @@
+"""keys, projects, prices, models: on a database of each kind, without a server."""
+
+from __future__ import annotations
+
+import re
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Tollgate
+from tollgate.cli.data_folder import DataFolder
+
+MASTER = "a-master-key-of-the-tests-0123456789abcdef"
+
+
+@pytest.fixture
+def on_database(tollgate: Tollgate, database_url: str) -> Tollgate:
+    return lambda *arguments, **more: tollgate(
+        *arguments, **{"TOLLGATE_DATABASE_URL": database_url, "TOLLGATE_MASTER_KEY": MASTER, **more}
+    )
+
+
+def test_a_key_is_printed_once_and_alone_on_stdout(on_database: Tollgate) -> None:
+    made = on_database("keys", "create", "--project", "search")
+    assert made.code == 0, made.stderr
+    assert re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{32}\n", made.stdout)
+    listed = on_database("keys", "list", "--json")
+    secret = made.stdout.strip().partition(".")[2]
+    assert secret not in listed.stdout + listed.stderr
+    assert [(key["project"], key["role"], key["models"]) for key in listed.json] == [("search", "user", None)]
+
+
+def test_a_key_is_made_with_what_is_asked(on_database: Tollgate) -> None:
+    options = ("--name", "alice", "--role", "admin", "--models", "glm-4-flash,glm-4-air", "--expires", "30d", "--json")
+    made = on_database("keys", "create", "--project", "运维", *options).json
+    assert made["key"].startswith(made["id"] + ".")
+    assert (made["project"], made["name"], made["role"]) == ("运维", "alice", "admin")
+    assert made["models"] == ["glm-4-air", "glm-4-flash"]
+    left = datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=29, hours=23) < left <= timedelta(days=30)
+
+
+def test_a_project_is_made_once_and_counts_its_active_keys(on_database: Tollgate) -> None:
+    first = on_database("keys", "create", "--project", "search", "--json").json
+    on_database("keys", "create", "--project", "search")
+    on_database("keys", "create", "--project", "other")
+    assert on_database("keys", "revoke", first["key"]).stdout == f"key {first['id']} is revoked\n"
+    found = on_database("projects", "--json").json
+    assert [(one["name"], one["active_keys"]) for one in found] == [("other", 1), ("search", 1)]
+    table = on_database("keys", "list", "--project", "search").stdout
+    assert (table.count("revoked"), table.count("active")) == (1, 1)
+
+
+def test_an_unknown_key_or_project_is_an_error(on_database: Tollgate) -> None:
+    assert on_database("keys", "revoke", "nobody").stderr == "tollgate: no key 'nobody'\n"
+    assert on_database("keys", "list", "--project", "nobody").code == 1
+
+
+def test_another_master_key_makes_no_key(on_database: Tollgate) -> None:
+    on_database("keys", "create", "--project", "search")
+    refused = on_database("keys", "create", "--project", "search", TOLLGATE_MASTER_KEY=MASTER[::-1])
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "TOLLGATE_MASTER_KEY is not the one" in refused.stderr
+    assert len(on_database("keys", "list", "--json").json) == 1
+
+
+def test_a_database_without_tables_says_to_migrate(tollgate: Tollgate, tmp_path: Path) -> None:
+    ended = tollgate("keys", "list", TOLLGATE_DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
+    assert ended.code == 2
+    assert "tollgate migrate" in ended.stderr
+
+
+def test_a_database_that_is_away_is_exit_code_3(tollgate: Tollgate) -> None:
+    ended = tollgate("projects", TOLLGATE_DATABASE_URL="postgresql://nobody:pw-secret@127.0.0.1:9/none")
+    assert ended.code == 3
+    assert "the database does not answer" in ended.stderr
+    assert "pw-secret" not in ended.stderr
+
+
+def test_a_shared_database_is_not_given_a_folders_new_master_key(tollgate: Tollgate, database_url: str) -> None:
+    ended = tollgate("keys", "create", "--project", "search", TOLLGATE_DATABASE_URL=database_url)
+    assert ended.code == 2
+    assert "there is no master key" in ended.stderr
+
+
+def test_the_folders_own_database_gets_a_master_key(tollgate: Tollgate, tmp_path: Path) -> None:
+    assert tollgate("migrate").code == 0
+    assert tollgate("keys", "create", "--project", "search").code == 0
+    folder = DataFolder(tmp_path / ".tollgate")
+    assert folder.master_key()
+    assert stat.S_IMODE((folder.path / "master.key").stat().st_mode) == 0o600
+
+
+PRICES = """
+[[price]]
+upstream = "zhipu"
+model = "glm-4-air"
+valid_from = 2025-01-01
+input = "7"
+output = "9"
+"""
+
+
+def test_a_published_price_is_in_force_and_published_once(on_database: Tollgate, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(PRICES)
+    assert "1 price for 1 model in CNY" in on_database("prices", "check", "mine.toml").stdout
+    assert on_database("prices", "publish").code == 0
+    assert on_database("prices", "publish", "mine.toml").stdout.startswith("1 new price version published")
+    assert on_database("prices", "publish", "mine.toml").stdout.startswith(
+        "0 new price versions published, 1 known before"
+    )
+    (air,) = [price for price in on_database("prices", "--json").json if price["model"] == "glm-4-air"]
+    assert air["tiers"] == [{"name": "flat", "input": "7", "output": "9", "cached": "7"}]
+    offline = on_database("prices", "--offline", "--json").json
+    assert [price["tiers"][0]["input"] for price in offline if price["model"] == "glm-4-air"] == ["0.5"]
+
+
+def test_a_bad_price_file_says_where(tollgate: Tollgate, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(PRICES.replace("input", "imput"))
+    ended = tollgate("prices", "check", "bad.toml")
+    assert ended.code == 2
+    assert "bad.toml: price 1 (glm-4-air): unknown key 'imput'" in ended.stderr
+
+
+def test_the_price_table_names_the_currency_and_the_tiers(tollgate: Tollgate) -> None:
+    shown = tollgate("prices", "--offline").stdout
+    assert "CNY per million tokens" in shown
+    assert re.search(r"zhipu/glm-4-flash +flat +free +free +free", shown)
+    assert "prompt 32000+" in shown
+
+
+def test_models_without_price_or_key_are_named(tollgate: Tollgate, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(
+        '[[upstream]]\nname = "zhipu"\nkind = "zhipu"\nbase_url = "https://x/v4"\nkeys = ["TOLLGATE_ZHIPU_API_KEY"]\n'
+        '[[model]]\nname = "new"\nroutes = ["zhipu/new"]\n'
+    )
+    (tmp_path / "mine.toml").write_text(PRICES)
+    ended = tollgate("models", "check", "models.toml", "--prices", "mine.toml")
+    assert ended.code == 0
+    assert ended.stdout.splitlines() == [
+        "1 model, 1 upstream, 1 price: good",
+        "unpriced: new (counts as costing nothing)",
+        "no key: upstream zhipu (set TOLLGATE_ZHIPU_API_KEY); its tasks wait",
+        "priced, but no model's route: zhipu/glm-4-air",
+    ]
+
+
+def test_models_are_listed_from_the_files(tollgate: Tollgate) -> None:
+    found = {model["id"]: model for model in tollgate("models", "list", "--offline", "--json").json}
+    assert found["glm-4-air"]["price"]["tiers"][0]["input"] == "0.5"
+    assert found["embedding-3"]["endpoint"] == "embeddings"
+    assert re.search(r"glm-5\.1 +chat +zhipu/glm-5\.1 +6\.00\+", tollgate("models", "list", "--offline").stdout)

@@ -1,0 +1,158 @@
+"""The HTTP client of the command line: one method for each question it asks, foreign errors translated here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from tollgate import __version__
+from tollgate.cli import connection
+from tollgate.cli.connection import Target
+from tollgate.cli.exits import GatewayUnreachableError, RefusedError
+
+Json = dict[str, Any]
+CONNECT_S = 5.0
+ANSWER_S = 60.0
+"""Longer than any answer takes; a long list is committed in seconds."""
+WAIT_MAX_S = 30.0
+"""The longest that one request asks the gateway to wait; what waits longer asks again."""
+UNAVAILABLE_TRIES = 5
+"""A 503 says that nothing was done: it is asked again so often, after its Retry-After."""
+
+
+class Gateway:
+    """A connection to one gateway. Raises RefusedError for its errors, GatewayUnreachableError without an answer."""
+
+    def __init__(self, target: Target, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.target = target
+        self._sleep = sleep
+        self._http = httpx2.Client(
+            base_url=target.url,
+            headers={"Authorization": f"Bearer {target.key}", "User-Agent": f"tollgate-cli/{__version__}"},
+            timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
+            # A proxy is for the world outside: asked for 127.0.0.1 it would look on its own machine.
+            trust_env=not connection.is_loopback(target.url),
+        )
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def submit(self, tasks: Sequence[Json]) -> list[Json]:
+        """POST /tasks, all or nothing: the accepted tasks, in order."""
+        accepted: list[Json] = self._json("POST", "/tasks", body=list(tasks))["data"]
+        return accepted
+
+    def task(self, task_id: str, *, wait_s: float = 0) -> Json:
+        return self._json("GET", f"/tasks/{_segment(task_id)}", params=_wait(wait_s))
+
+    def tasks(self, ids: Sequence[str], *, wait_s: float = 0) -> tuple[list[Json], list[str]]:
+        """The tasks of these ids that are there, in order, and the ids that are not."""
+        answer = self._json("GET", "/tasks", params={"id": ",".join(ids), **_wait(wait_s)})
+        return answer["data"], answer["missing"]
+
+    def page(self, filters: Mapping[str, str]) -> Json:
+        """One page of the list: `data`, `has_more`, `last_id`."""
+        return self._json("GET", "/tasks", params=filters)
+
+    def cancel(self, task_id: str) -> Json:
+        return self._json("POST", f"/tasks/{_segment(task_id)}/cancel")
+
+    def usage(self, filters: Mapping[str, str]) -> Json:
+        return self._json("GET", "/usage", params=filters)
+
+    def usage_csv(self, filters: Mapping[str, str]) -> str:
+        return self._request("GET", "/usage", params={**filters, "format": "csv"}).text
+
+    def models(self) -> list[Json]:
+        listed: list[Json] = self._json("GET", "/models")["data"]
+        return listed
+
+    def _json(self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None) -> Json:
+        response = self._request(method, path, params=params, body=body)
+        answer = _object(response)
+        if answer is None:
+            raise RefusedError(response.status_code, kind="foreign", message=self._foreign(response))
+        return answer
+
+    def _request(
+        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None
+    ) -> httpx2.Response:
+        for left in reversed(range(UNAVAILABLE_TRIES)):
+            response = self._send(method, path, params=params, body=body)
+            if response.status_code != 503 or not left:
+                break
+            self._sleep(_retry_after_s(response))
+        if response.is_success:
+            return response
+        raise self._refusal(response)
+
+    def _send(self, method: str, path: str, *, params: Mapping[str, str] | None, body: Any) -> httpx2.Response:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8")
+        try:
+            return self._http.request(method, path, params=params, content=content, headers=headers)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise GatewayUnreachableError(self._unreachable(error), sent=False) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise GatewayUnreachableError(
+                f"{self.target.url} did not answer: {str(error) or type(error).__name__}", sent=True
+            ) from error
+
+    def _refusal(self, response: httpx2.Response) -> RefusedError:
+        answer = _object(response)
+        error = (answer or {}).get("error")
+        if not isinstance(error, dict):
+            message = (answer or {}).get("problem") or self._foreign(response)
+            return RefusedError(response.status_code, kind="foreign", message=str(message))
+        message = str(error.get("message"))
+        if error.get("allowed"):
+            message += f" (allowed: {error['allowed']})"
+        if response.status_code == 401:
+            message = f"{self.target.url} refuses the key of {self.target.key_from}: {message}"
+        return RefusedError(response.status_code, kind=str(error.get("type")), message=message, details=error)
+
+    def _unreachable(self, error: Exception) -> str:
+        return (
+            f"nobody answers at {self.target.url} (from {self.target.url_from}): {error}. "
+            "Start a gateway with `tollgate up`, or set TOLLGATE_URL to where one runs"
+        )
+
+    def _foreign(self, response: httpx2.Response) -> str:
+        return (
+            f"{self.target.url} answered HTTP {response.status_code} without Tollgate's JSON: "
+            "is there a Tollgate gateway at this address?"
+        )
+
+
+def _object(response: httpx2.Response) -> Json | None:
+    try:
+        answer = response.json()
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _retry_after_s(response: httpx2.Response) -> float:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), WAIT_MAX_S) if text.isdigit() else 2.0
+
+
+def _wait(seconds: float) -> dict[str, str]:
+    return {"wait": f"{min(seconds, WAIT_MAX_S):g}"} if seconds > 0 else {}
+
+
+def _segment(task_id: str) -> str:
+    """An id as one segment of a path, whatever was typed."""
+    from urllib.parse import quote
+
+    return quote(task_id, safe="")

@@ -1,0 +1,169 @@
+"""`tollgate up`: gateway, worker, beat and broker in one process on one SQLite file, and no other server.
+
+The same code as the distributed mode, put together differently: Celery's in-memory broker with its
+worker in a thread, the in-process bus, and where there is no ZhipuAI key, the simulator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import pydantic
+
+from gateway import create_app
+from gateway.services import Services, master_keys, run_services
+from tollgate import configuration
+from tollgate.broker.bus import MemoryBus
+from tollgate.broker.celery_app import MEMORY_BROKER, create_celery
+from tollgate.broker.publisher import Publisher
+from tollgate.cli import http_server
+from tollgate.cli.data_folder import DataFolder
+from tollgate.domain.ids import new_id
+from tollgate.domain.keys import MasterKey, derive_secret
+from tollgate.domain.lanes import LANES
+from tollgate.domain.prices import PriceTable
+from tollgate.domain.routing import Catalog
+from tollgate.domain.states import Role
+from tollgate.domain.tasks import Key
+from tollgate.settings import Settings
+from tollgate.simulator import Simulator, SimulatorSettings
+from tollgate.store import announce, keys, leases, migrate
+from tollgate.store.database import Database
+from worker.beat import Beat
+from worker.celery_run import register_run
+from worker.embedded_celery import EmbeddedCelery
+from worker.process import load_rules, run_engine
+from worker.upstreams.registry import secrets_of
+
+SIMULATOR_KEY = "simulator.no-real-key"
+ADMIN_PROJECT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Up:
+    """What `up` tells its user once it serves."""
+
+    url: str
+    data: DataFolder
+    admin_key: str
+    admin_key_is_new: bool
+    simulator_url: str | None
+
+
+async def serve(settings: Settings, *, host: str, port: int, on_ready: Callable[[Up], None]) -> None:
+    """Run until a signal. Raises SettingsError before anything is served."""
+    folder = DataFolder(settings.data)
+    with folder.lock(), contextlib.closing(http_server.bind(host, port)) as listener:
+        settings = _with_master_key(settings, folder)
+        async with contextlib.AsyncExitStack() as stack:
+            catalog, settings, simulator = await _simulated(stack, settings)
+            services = await _services(stack, settings, catalog, simulated=simulator is not None)
+            admin_key, is_new = await _admin_key(services.database, master_keys(settings)[0], folder)
+            url = http_server.address_of(listener)
+            folder.save_address(url)
+            up = Up(
+                url=url,
+                data=folder,
+                admin_key=admin_key,
+                admin_key_is_new=is_new,
+                simulator_url=simulator.base_url if simulator else None,
+            )
+            await http_server.serve(create_app(services), listener, on_ready=lambda: on_ready(up))
+
+
+def _with_master_key(settings: Settings, folder: DataFolder) -> Settings:
+    """The environment wins over the data folder, whose master key is made at the first start."""
+    if settings.master_key is not None:
+        return settings
+    return settings.model_copy(update={"master_key": pydantic.SecretStr(folder.master_key(create=True))})
+
+
+async def _simulated(
+    stack: contextlib.AsyncExitStack, settings: Settings
+) -> tuple[Catalog, Settings, Simulator | None]:
+    """Where ZhipuAI has no key, its upstreams are the simulator."""
+    catalog = configuration.load_catalog(settings)
+    keyless = [u for u in catalog.upstreams.values() if u.kind == "zhipu" and not secrets_of(u, settings.environment)]
+    if not keyless:
+        return catalog, settings, None
+    prices = PriceTable(configuration.load_prices(settings))
+    latency = SimulatorSettings(
+        latency_s=settings.simulator_latency_s, latency_jitter_s=settings.simulator_latency_s / 2
+    )
+    simulator = await stack.enter_async_context(Simulator(latency, prices=prices))
+    pointed = {u.name: replace(u, base_url=simulator.base_url, base_url_env=None) for u in keyless}
+    environment = {**settings.environment, **{c.name: SIMULATOR_KEY for u in keyless for c in u.credentials[:1]}}
+    catalog = replace(catalog, upstreams={**catalog.upstreams, **pointed})
+    return catalog, settings.model_copy(update={"environment": environment}), simulator
+
+
+async def _services(
+    stack: contextlib.AsyncExitStack, settings: Settings, catalog: Catalog, *, simulated: bool
+) -> Services:
+    """Everything in this process, started in the order of need; stopped in the opposite one."""
+    database = Database.connect(settings.store_url)
+    stack.push_async_callback(database.close)
+    await migrate.upgrade(database)
+    bus = MemoryBus()
+    app = create_celery(MEMORY_BROKER, lanes=LANES)
+    publisher = Publisher(app)
+    stack.callback(publisher.close)
+    services = await stack.enter_async_context(
+        run_services(
+            settings,
+            catalog,
+            database=database,
+            bus=bus,
+            publisher=publisher,
+            masters=master_keys(settings),
+            mode="embedded",
+            simulated=simulated,
+        )
+    )
+    beat = Beat(database=database, bus=bus, publisher=publisher, rules=await load_rules(database))
+    await _take_over(database, beat)
+    engine = await stack.enter_async_context(run_engine(settings, catalog, database=database, bus=bus))
+    register_run(app, engine.offer)
+    celery_worker = EmbeddedCelery(app)
+    celery_worker.start()
+    stack.callback(celery_worker.stop)
+    await stack.enter_async_context(_running(beat))
+    return services
+
+
+async def _take_over(database: Database, beat: Beat) -> None:
+    """The data folder's lock is ours, so every earlier worker is dead at once, and every hint is lost."""
+    async with database.write() as connection:
+        for worker in await leases.alive(connection):
+            await leases.bury(connection, worker.id)
+        await announce.forget_hints(connection)
+    await beat.watch.rescue()
+
+
+@contextlib.asynccontextmanager
+async def _running(beat: Beat) -> AsyncIterator[None]:
+    task = asyncio.create_task(beat.run(), name="beat")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _admin_key(database: Database, master: MasterKey, folder: DataFolder) -> tuple[str, bool]:
+    """The data folder's admin key, made at the first start; whether it was."""
+    kept = folder.admin_key()
+    if kept is not None:
+        return kept, False
+    now = datetime.now(UTC)
+    async with database.write() as connection:
+        project = await keys.add_project(connection, ADMIN_PROJECT, now=now)
+        made = Key(id=new_id().hex, project_id=project.id, project=project.name, name="admin", role=Role.ADMIN)
+        await keys.add(connection, made, master=master.fingerprint, now=now)
+    text = f"{made.id}.{derive_secret(master, key_id=made.id, version=1)}"
+    folder.save_admin_key(text)
+    return text, True

@@ -1,0 +1,157 @@
+"""`tollgate models`: what may be asked for, and whether the two files agree."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tollgate.cli import exits, options, output
+
+if TYPE_CHECKING:
+    from tollgate.domain.prices import Price
+    from tollgate.domain.routing import Catalog
+    from tollgate.settings import Settings
+
+Json = dict[str, Any]
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List and check the models.")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the family to `root`."""
+    root.add_typer(app, name="models", rich_help_panel="Administration")
+
+
+@app.command("list")
+def list_models(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="From models.toml and prices.toml here, no gateway.")
+    ] = False,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+    key: options.Key = None,
+    data: options.Data = None,
+) -> None:
+    """List the models that the key may use, where each runs, and its price now.
+
+    Examples:
+      tollgate models list
+      tollgate models list --offline --json
+    """
+    if offline:
+        found = from_files(options.settings(data))
+    else:
+        with options.gateway(url=url, key=key, data=data) as gateway:
+            found = gateway.models()
+    if as_json:
+        output.json_line(found)
+        return
+    table = output.table("model", "endpoint", "routes", ("input", "right"), ("output", "right"), "remarks")
+    for model in found:
+        table.add_row(model["id"], model["endpoint"], ", ".join(model["routes"]), *prices_of(model), remarks_of(model))
+    output.console().print(table)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Default: TOLLGATE_MODELS_FILE, else the built-in one.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(metavar="FILE", help="A price file to check with it.")] = None,
+    data: options.Data = None,
+) -> None:
+    """Read models.toml and prices.toml together; say which models have no price and which upstreams no key.
+
+    Exit code 0 if both files are good, also where a price or a key is missing.
+
+    Examples:
+      tollgate models check models.toml --prices prices.toml
+    """
+    from tollgate import configuration
+
+    settings = options.settings(data)
+    chosen = {"models_file": file, "prices_file": prices}
+    settings = settings.model_copy(update={name: path for name, path in chosen.items() if path is not None})
+    catalog, listed = configuration.load_catalog(settings), configuration.load_prices(settings)
+    counts = (
+        output.count(len(catalog.models), "model"),
+        output.count(len(catalog.upstreams), "upstream"),
+        output.count(len(listed), "price"),
+    )
+    print(f"{', '.join(counts)}: good")
+    for line in findings(catalog, listed, settings.environment):
+        print(line)
+    raise typer.Exit(exits.OK)
+
+
+def findings(catalog: Catalog, prices: list[Price], environment: dict[str, str] | Any) -> list[str]:
+    """What is worth knowing about two good files, a line each."""
+    from worker.upstreams import registry
+
+    found = [f"unpriced: {name} (counts as costing nothing)" for name in unpriced(catalog, prices)]
+    for spec in catalog.upstreams.values():
+        if spec.credentials and not registry.secrets_of(spec, environment):
+            names = " or ".join(name for credential in spec.credentials for name in credential.variables)
+            found.append(f"no key: upstream {spec.name} (set {names}); its tasks wait")
+    routed = {(route.upstream, route.model) for model in catalog.models.values() for route in model.routes}
+    strays = sorted({f"{p.upstream}/{p.model}" for p in prices if (p.upstream, p.model) not in routed})
+    return found + [f"priced, but no model's route: {name}" for name in strays]
+
+
+def unpriced(catalog: Catalog, prices: list[Price]) -> list[str]:
+    """Models with a route that has no price in force."""
+    from tollgate.domain.prices import PriceTable
+
+    table, now = PriceTable(prices), datetime.now(UTC)
+    return [
+        model.name
+        for model in catalog.models.values()
+        if any(table.find(route.upstream, route.model, at=now) is None for route in model.routes)
+    ]
+
+
+def from_files(settings: Settings) -> list[Json]:
+    """As GET /models answers, from the files here."""
+    from tollgate import configuration
+    from tollgate.cli import prices
+    from tollgate.domain.prices import PriceTable
+
+    catalog, now = configuration.load_catalog(settings), datetime.now(UTC)
+    table = PriceTable(configuration.load_prices(settings))
+    found = []
+    for model in catalog.models.values():
+        price = table.find(model.routes[0].upstream, model.routes[0].model, at=now)
+        found.append(
+            {
+                "id": model.name,
+                "endpoint": ",".join(sorted(model.endpoints)),
+                "routes": [route.id for route in model.routes],
+                "place": catalog.place(model.routes[0]),
+                "max_output_tokens": model.max_output_tokens,
+                "context_tokens": model.context_tokens,
+                "deprecated": model.deprecated,
+                "aliases": list(model.aliases),
+                "price": {name: prices.as_object(price)[name] for name in ("currency", "tiers")} if price else None,
+            }
+        )
+    return found
+
+
+def prices_of(model: Json) -> tuple[str, str]:
+    """Input and output, of the first tier where there are several."""
+    price = model["price"]
+    if not price:
+        return ("unpriced", "unpriced")
+    first, more = price["tiers"][0], "+" if len(price["tiers"]) > 1 else ""
+    if first["input"] == first["output"] == "0":
+        return ("free", "free")
+    return (output.money(first["input"]) + more, output.money(first["output"]) + more)
+
+
+def remarks_of(model: Json) -> str:
+    parts = [f"also {', '.join(model['aliases'])}"] if model.get("aliases") else []
+    if model.get("deprecated"):
+        parts.append(f"deprecated: {model['deprecated']}")
+    return "; ".join(parts)

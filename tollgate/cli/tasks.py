@@ -1,0 +1,176 @@
+"""`tollgate tasks`: the list, and cancelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tollgate.cli import answers, exits, options, output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tollgate.cli.client import Gateway
+
+Json = dict[str, Any]
+PAGE_MAX = 1_000
+
+State = Annotated[
+    str | None,
+    typer.Option(help="queued, running, succeeded, failed, cancelled, expired; or PROCESSING, SUCCESS, FAIL."),
+]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Asked for this model.")]
+Label = Annotated[str | None, typer.Option(help="With this label.")]
+Batch = Annotated[str | None, typer.Option(metavar="ID", help="Of this batch.")]
+CustomId = Annotated[str | None, typer.Option(help="With this custom_id.")]
+RequestId = Annotated[str | None, typer.Option(help="With this request_id.")]
+Since = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Created from then on: a date, or ISO 8601.")]
+Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Created before then.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=PAGE_MAX, help="So many, the newest first.")]
+After = Annotated[str | None, typer.Option(metavar="ID", help="Older than this one: the next page.")]
+All = Annotated[bool, typer.Option("--all", help="Every page.")]
+
+app = typer.Typer(no_args_is_help=True, help="List tasks, and cancel them.", rich_markup_mode="rich")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the family to `root`."""
+    root.add_typer(app, name="tasks", rich_help_panel="Tasks")
+
+
+@app.command("list")
+def list_tasks(
+    *,
+    state: State = None,
+    model: Model = None,
+    label: Label = None,
+    batch: Batch = None,
+    custom_id: CustomId = None,
+    request_id: RequestId = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 50,
+    after: After = None,
+    every: All = False,
+    as_json: options.AsJsonLines = False,
+    url: options.Url = None,
+    key: options.Key = None,
+    data: options.Data = None,
+) -> None:
+    """List the project's tasks, the newest first. Costs and answers: `tollgate get ID`, or --json.
+
+    Examples:
+      tollgate tasks list --state FAIL --label nightly
+      tollgate tasks list --from 2026-01-01 --all --json > january.jsonl
+    """
+    given = {
+        "state": state,
+        "model": model,
+        "label": label,
+        "batch_id": batch,
+        "custom_id": custom_id,
+        "request_id": request_id,
+        "created_from": _time(since, "--from"),
+        "created_to": _time(until, "--to"),
+        "after": after,
+        "limit": str(PAGE_MAX if every else limit),
+        "include": "result" if as_json else None,
+    }
+    filters = {name: value for name, value in given.items() if value is not None}
+    with options.gateway(url=url, key=key, data=data) as gateway:
+        _print_pages(gateway, filters, every=every, as_json=as_json)
+
+
+@app.command()
+def cancel(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids as submit and list print them.")],
+    as_json: options.AsJsonLines = False,
+    url: options.Url = None,
+    key: options.Key = None,
+    data: options.Data = None,
+) -> None:
+    """Cancel tasks. What has ended stays as it is.
+
+    A queued one ends at once; a running one when its worker has stopped the
+    call, which the upstream may bill all the same.
+
+    Examples:
+      tollgate tasks cancel 0199c2f0-6a4e-7c31-a0b7-52ab3e1f4d10
+    """
+    failed = False
+    with options.gateway(url=url, key=key, data=data) as gateway:
+        for task_id in dict.fromkeys(ids):
+            failed |= not _cancel(gateway, task_id, as_json=as_json)
+    raise typer.Exit(exits.FAILED if failed else exits.OK)
+
+
+def pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool) -> Iterator[Json]:
+    """The first page, or each in turn."""
+    page = gateway.page(filters)
+    yield page
+    while every and page["has_more"]:
+        page = gateway.page({**filters, "after": page["last_id"]})
+        yield page
+
+
+def _print_pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool, as_json: bool) -> None:
+    page: Json = {}
+    for page in pages(gateway, filters, every=every):
+        if as_json:
+            for task in page["data"]:
+                output.json_line(task)
+        elif page["data"]:
+            output.console().print(_table(page["data"]))
+    if not page["data"] and not as_json:
+        output.note("no task fits")
+    if page["has_more"]:
+        output.note(f"there are more: --after {page['last_id']}, or --all")
+
+
+def _table(tasks: list[Json]) -> Table:
+    table = output.table("id", "state", "model", "name", "label", "created", ("tries", "right"), "error")
+    for task in tasks:
+        table.add_row(
+            task["id"],
+            output.state(task["state"]),
+            task["model"],
+            output.shortened(answers.name_of(task), width=24),
+            output.shortened(task.get("label") or "", width=16),
+            output.moment(task["created_at"]),
+            str(task["tries"]),
+            output.shortened(answers.error_of(task), width=40),
+        )
+    return table
+
+
+def _cancel(gateway: Gateway, task_id: str, *, as_json: bool) -> bool:
+    """Whether there was such a task."""
+    try:
+        task = gateway.cancel(task_id)
+    except exits.RefusedError as error:
+        if error.status != 404:
+            raise
+        output.note(f"{task_id}: {error}")
+        return False
+    asked = task["state"] == "running" and task.get("cancel_requested_at")
+    if as_json:
+        output.json_line(task)
+    else:
+        print(f"{task['id']}  {'running, asked to stop' if asked else task['state']}")
+    return True
+
+
+def _time(text: str | None, option: str) -> str | None:
+    """With a zone: a date is its first moment in UTC."""
+    from tollgate.cli import moments
+
+    if text is None:
+        return None
+    try:
+        parsed: datetime = moments.parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    return parsed.isoformat()
