@@ -65,6 +65,7 @@ async def serve(settings: Settings, *, host: str, port: int, on_ready: Callable[
             admin_key, is_new = await _admin_key(services.database, master_keys(settings)[0], folder)
             url = http_server.address_of(listener)
             folder.save_address(url)
+            stack.callback(folder.clear_address)
             up = Up(
                 url=url,
                 data=folder,

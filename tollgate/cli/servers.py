@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate import configuration, logs
-from tollgate import settings as settings_module
-from tollgate.settings import Settings
-
 if TYPE_CHECKING:
     from tollgate.cli.embedded import Up
+    from tollgate.settings import Settings
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one of this machine.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
@@ -27,9 +24,13 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Servers")(command)
 
 
-def _start(settings: Settings) -> Settings:
-    logs.configure(settings.log_level)
-    return settings
+def _settings(**options: Any) -> Settings:
+    """Those of the environment, with the options that were given instead. From here on the log speaks."""
+    from tollgate import logs, settings
+
+    loaded = settings.load().model_copy(update={name: value for name, value in options.items() if value is not None})
+    logs.configure(loaded.log_level)
+    return loaded
 
 
 def up(
@@ -47,10 +48,7 @@ def up(
 
     from tollgate.cli import embedded
 
-    settings = _start(settings_module.load())
-    if data is not None:
-        settings = settings.model_copy(update={"data": data})
-    uvloop.run(embedded.serve(settings, host=host, port=port, on_ready=_tell_up))
+    uvloop.run(embedded.serve(_settings(data=data), host=host, port=port, on_ready=_tell_up))
 
 
 def _tell_up(running: Up) -> None:
@@ -69,7 +67,7 @@ def gateway(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """
     import uvloop
 
-    uvloop.run(_serve_gateway(_start(settings_module.load()), host, port))
+    uvloop.run(_serve_gateway(_settings(), host, port))
 
 
 async def _serve_gateway(settings: Settings, host: str, port: int) -> None:
@@ -99,11 +97,10 @@ def worker(
 
     Example: tollgate worker --lanes cloud
     """
+    from tollgate import configuration
     from worker.process import create_worker_app
 
-    settings = _start(settings_module.load())
-    chosen = {"lanes": lanes, "max_in_flight": concurrency}
-    settings = settings.model_copy(update={name: value for name, value in chosen.items() if value is not None})
+    settings = _settings(lanes=lanes, max_in_flight=concurrency)
     app = create_worker_app(settings, configuration.load_catalog(settings))
     app.worker_main(["worker", "--loglevel", settings.log_level, "--without-gossip", "--without-mingle"])
 
@@ -115,7 +112,7 @@ def beat() -> None:
     """
     import uvloop
 
-    uvloop.run(_beat(_start(settings_module.load())))
+    uvloop.run(_beat(_settings()))
 
 
 async def _beat(settings: Settings) -> None:
@@ -130,20 +127,20 @@ async def _beat(settings: Settings) -> None:
                 await task
 
 
-def migrate() -> None:
+def migrate(data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None) -> None:
     """Bring the database to this version's schema, and publish the price list. Safe to run twice.
 
     Works on TOLLGATE_DATABASE_URL, else on the SQLite file of the data folder.
 
     Example: TOLLGATE_DATABASE_URL=postgresql://user@host/tollgate tollgate migrate
     """
-    settings = settings_module.load()
-    before, after, published = asyncio.run(_migrate(settings))
+    before, after, published = asyncio.run(_migrate(_settings(data=data)))
     typer.echo(f"the database is at revision {after}" + ("" if before == after else f" (was {before or 'empty'})"))
     typer.echo(f"{published} new price versions published")
 
 
 async def _migrate(settings: Settings) -> tuple[str | None, str, int]:
+    from tollgate import configuration
     from tollgate.store import migrate as migrations
     from tollgate.store import price_list
     from tollgate.store.database import Database
@@ -178,6 +175,7 @@ def simulator(
     """
     import uvloop
 
+    from tollgate import configuration
     from tollgate.domain.prices import PriceTable
     from tollgate.simulator import Faults, SimulatorSettings, serve
 
@@ -189,7 +187,7 @@ def simulator(
         max_in_flight=max_in_flight,
         faults=faults,
     )
-    prices = PriceTable(configuration.load_prices(_start(settings_module.load())))
+    prices = PriceTable(configuration.load_prices(_settings()))
     told = "the simulator speaks ZhipuAI's v4 wire on {}; stop with Ctrl-C"
 
     async def run() -> None:
