@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 
 import fastapi
 from starlette.exceptions import HTTPException
 
 import tollgate
-from gateway import health
+from gateway import health, openapi
 from gateway.dialects import native, zhipu_v4
 from gateway.dialects.route import Answer
 from gateway.services import Services, open_services
@@ -34,19 +35,19 @@ def create_app(services: Services | None = None) -> fastapi.FastAPI:
             app.state.services = opened
             yield
 
-    app = fastapi.FastAPI(
-        title="Tollgate",
-        version=tollgate.__version__,
-        description="An async job gateway for large language models: a prompt in, a task id out, its result and its cost back.",
-        lifespan=lifespan,
-    )
+    # A redirect to the path without its last slash would be no help: ZhipuAI's SDKs do not follow any.
+    app = fastapi.FastAPI(title="Tollgate", version=tollgate.__version__, lifespan=lifespan, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _unrouted)
     for router in (native.router, zhipu_v4.router, health.router):
         app.include_router(router)
+    described = functools.cache(lambda: openapi.document(app, bodies=(*native.BODIES, *zhipu_v4.BODIES)))
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to add to it
     return app
 
 
 async def _unrouted(request: fastapi.Request, error: Exception) -> fastapi.Response:
     """404 and 405 of paths that are nobody's, in the form of the dialect they were meant for."""
     answer = next(answer for prefix, answer in DIALECTS if request.url.path.startswith(prefix))
-    return answer(error)
+    response = answer(error)
+    response.headers.update(getattr(error, "headers", None) or {})  # a 405 names the methods there are
+    return response

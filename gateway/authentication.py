@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from tollgate.domain import keys as key_rules
@@ -20,12 +20,27 @@ FRESH_S = 3.0
 MAX_KEPT = 10_000
 
 
-class Keyring:
-    """Looks keys up and verifies them. Unknown ids are not remembered: a key works as soon as it is made."""
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
-    def __init__(self, database: Database, masters: Sequence[MasterKey]) -> None:
+
+class Keyring:
+    """Looks keys up and verifies them. Unknown ids are not remembered: a key works as soon as it is made.
+
+    `now` says what has expired, `monotonic` (seconds) how long a key is kept."""
+
+    def __init__(
+        self,
+        database: Database,
+        masters: Sequence[MasterKey],
+        *,
+        now: Callable[[], datetime] = _utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._masters = {master.fingerprint: master for master in masters}
+        self._now = now
+        self._monotonic = monotonic
         self.first_master = masters[0]
         self._kept: dict[str, tuple[float, StoredKey, str]] = {}
 
@@ -33,7 +48,7 @@ class Keyring:
         """The key of an Authorization header. Raises AuthenticationError."""
         credential = key_rules.parse_authorization(header)
         stored, secret = await self._look_up(credential.key_id)
-        now = datetime.now(UTC)
+        now = self._now()
         key_rules.verify(credential, secret=secret, now_ms=int(now.timestamp() * 1000))
         if stored.key.revoked_at is not None:
             raise AuthenticationError(f"key {stored.key.id} was revoked", reason="revoked")
@@ -41,9 +56,13 @@ class Keyring:
             raise AuthenticationError(f"key {stored.key.id} has expired", reason="expired")
         return stored.key
 
+    def forget(self, key_id: str) -> None:
+        """Look it up anew: it was revoked here, and is refused here at once."""
+        self._kept.pop(key_id, None)
+
     async def _look_up(self, key_id: str) -> tuple[StoredKey, str]:
         kept = self._kept.get(key_id)
-        if kept is not None and time.monotonic() - kept[0] < FRESH_S:
+        if kept is not None and self._monotonic() - kept[0] < FRESH_S:
             return kept[1], kept[2]
         async with self._database.read() as connection:
             stored = await keys.find(connection, key_id)
@@ -53,7 +72,7 @@ class Keyring:
         secret = key_rules.derive_secret(master, key_id=key_id, version=stored.version)
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
-        self._kept[key_id] = (time.monotonic(), stored, secret)
+        self._kept[key_id] = (self._monotonic(), stored, secret)
         return stored, secret
 
 

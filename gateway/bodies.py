@@ -14,9 +14,21 @@ async def read_json(request: fastapi.Request, *, max_bytes: int) -> Any:
     """The parsed body. Raises PayloadTooLargeError, InvalidRequestError."""
     raw = await _read(request, max_bytes)
     try:
-        return orjson.loads(raw)
+        parsed = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"the body is not JSON: {error}", field="body", allowed="JSON", code="1210") from None
+    _require_shallow(parsed)
+    return parsed
+
+
+def _require_shallow(parsed: Any) -> None:
+    """orjson reads 1,024 levels and writes 254, of which an answer and a digest need a few around a body."""
+    try:
+        orjson.dumps([[[[parsed]]]])
+    except orjson.JSONEncodeError:
+        raise InvalidRequestError(
+            "the body is nested too deeply", field="body", allowed="at most 250 levels", code="1210"
+        ) from None
 
 
 def require_object(body: Any, *, field: str = "body") -> dict[str, Any]:
@@ -27,7 +39,7 @@ def require_object(body: Any, *, field: str = "body") -> dict[str, Any]:
 
 async def _read(request: fastapi.Request, max_bytes: int) -> bytes:
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     parts, size = [], 0
     async for part in request.stream():

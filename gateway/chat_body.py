@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
+from pydantic_core import PydanticCustomError
 
-from tollgate.domain.errors import InvalidRequestError
+from gateway import validation
 
-MISSING = "1213"
-INVALID = "1214"
-Text = Annotated[str, pydantic.StringConstraints(min_length=1)]
+Text = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=128)]
+RequestId = Annotated[str, pydantic.StringConstraints(pattern=r"^\P{Cc}{6,64}$")]
 
 
 class Message(pydantic.BaseModel):
@@ -44,9 +44,7 @@ class ChatBody(pydantic.BaseModel):
     do_sample: bool | None = pydantic.Field(None, description="true or false")
     stream: bool | None = pydantic.Field(None, description="true or false")
     user_id: str | None = pydantic.Field(None, min_length=6, max_length=128, description="6 to 128 characters")
-    request_id: Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{6,64}$")] | None = pydantic.Field(
-        None, description="6 to 64 characters, no control characters"
-    )
+    request_id: RequestId | None = pydantic.Field(None, description="6 to 64 characters, no control characters")
     tools: list[dict[str, Any]] | None = pydantic.Field(None, max_length=128, description="a list of at most 128 tools")
     tool_choice: str | dict[str, Any] | None = pydantic.Field(None, description="a string or an object")
     response_format: dict[str, Any] | None = pydantic.Field(
@@ -57,46 +55,17 @@ class ChatBody(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _something_to_answer(self) -> ChatBody:
         if all(message.role in ("system", "assistant") for message in self.messages):
-            raise pydantic_error("messages", "holds only system and assistant messages: there is nothing to answer")
+            told = "holds only system and assistant messages: there is nothing to answer"
+            raise PydanticCustomError("value_error", "{told}", {"field": "messages", "told": told})
         for index, message in enumerate(self.messages):
             if message.content is None and not message.tool_calls:
-                raise pydantic_error(f"messages.{index}.content", "is missing")
+                raise PydanticCustomError("missing", "Field required", {"field": f"messages.{index}.content"})
         return self
 
 
-def pydantic_error(field: str, what: str) -> ValueError:
-    """A ValueError that `explain` turns back into its field."""
-    return ValueError(f"{field}\0{what}")
-
-
-def check(body: Mapping[str, Any], *, schema: type[pydantic.BaseModel] = ChatBody, at: str = "") -> Any:
-    """Validate `body`. Raises InvalidRequestError; `at` is put before its field ("tasks.3.")."""
-    try:
-        return schema.model_validate(body)
-    except pydantic.ValidationError as error:
-        raise explain(error, schema=schema, at=at) from None
-
-
-def explain(error: pydantic.ValidationError, *, schema: type[pydantic.BaseModel], at: str = "") -> InvalidRequestError:
-    """The first problem, with its field, what is allowed there, and ZhipuAI's code."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    path = [str(part) for part in problem["loc"] if not _is_branch(part)]
-    message = problem["msg"].removeprefix("Value error, ")
-    if "\0" in message:
-        name, _, message = message.partition("\0")
-        path = name.split(".")
-    known = schema.model_fields.get(path[0]) if path else None
-    return InvalidRequestError(
-        f"{at}{'.'.join(path) or 'body'}: {message}",
-        field=f"{at}{'.'.join(path)}",
-        allowed=known.description if known else None,
-        code=MISSING if problem["type"] == "missing" else INVALID,
-    )
-
-
-def _is_branch(part: str | int) -> bool:
-    """pydantic names the branch of a union in the path: `stop.list[str].0`."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "float", "int", "bool", "constrained-str"))
+def check(body: Mapping[str, Any]) -> ChatBody:
+    """Validate `body`. Raises InvalidRequestError."""
+    return validation.check(body, ChatBody)
 
 
 def without_nulls(body: Mapping[str, Any], *, less: frozenset[str] = frozenset()) -> dict[str, Any]:

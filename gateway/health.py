@@ -7,14 +7,16 @@ from typing import Any
 
 import fastapi
 
+from gateway.dialects import native
 from gateway.dialects.native import render
-from gateway.dialects.route import json_response
+from gateway.dialects.native.errors import RETRY_AFTER_S
+from gateway.dialects.route import json_response, route_class
 from gateway.services import Services, ServicesDep
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.lanes import LANES
 from tollgate.store import leases, migrate, pauses
 
-router = fastapi.APIRouter(tags=["health"])
+router = fastapi.APIRouter(tags=["health"], route_class=route_class(native.answer))
 
 
 @router.get("/healthz")
@@ -29,7 +31,8 @@ async def readyz(services: ServicesDep) -> fastapi.Response:
         await migrate.require_current(services.database)
         body = await _state(services)
     except (StoreUnavailableError, SettingsError) as error:
-        return json_response({"status": "unready", "problem": str(error)}, status=503)
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        return json_response({"status": "unready", "problem": str(error)}, status=503, headers=headers)
     return json_response({"status": "ready", "database": "ok", "revision": migrate.head(), **body})
 
 

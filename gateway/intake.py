@@ -23,6 +23,15 @@ MAX_TASKS_TOGETHER = 2_000
 """Rows in one transaction, unless one submission alone has more."""
 
 
+class ListedRequestError(RequestError):
+    """One request of a list is refused, and so the list: `index` says which, `error` why."""
+
+    def __init__(self, index: int, error: RequestError) -> None:
+        super().__init__(f"tasks.{index}: {error}")
+        self.index = index
+        self.error = error
+
+
 class Intake:
     """Belongs to one event loop."""
 
@@ -33,11 +42,39 @@ class Intake:
         self._limits = limits
         self._coalescer = Coalescer(self._write, max_weight=MAX_TASKS_TOGETHER, weigh=len)
 
-    async def submit(self, requests: Sequence[TaskRequest], *, key: Key) -> tuple[Accepted, ...]:
-        """All of `requests` or none; returns when they are committed.
+    async def submit_one(self, request: TaskRequest, *, key: Key) -> Accepted:
+        """Returns when it is committed.
 
         Raises the RequestErrors of admission and RequestIdConflictError; StoreUnavailableError."""
-        admitted = admit(requests, key=key, catalog=self._catalog, now=datetime.now(UTC), limits=self._limits)
+        (accepted,) = await self._submit(self._admit([request], key, datetime.now(UTC)))
+        return accepted
+
+    async def submit_all(self, requests: Sequence[TaskRequest], *, key: Key) -> tuple[Accepted, ...]:
+        """All of `requests` or none. As `submit_one`, but what admission refuses is a ListedRequestError."""
+        now = datetime.now(UTC)
+        try:
+            admitted = self._admit(requests, key, now)
+        except RequestError:
+            self._blame(requests, key, now)
+            raise
+        return await self._submit(admitted)
+
+    async def drain(self) -> None:
+        """Return when nothing is being written: a caller that was cancelled leaves its commit behind."""
+        await self._coalescer.drain()
+
+    def _admit(self, requests: Sequence[TaskRequest], key: Key, now: datetime) -> Submission:
+        return admit(requests, key=key, catalog=self._catalog, now=now, limits=self._limits)
+
+    def _blame(self, requests: Sequence[TaskRequest], key: Key, now: datetime) -> None:
+        """Raise for the first request that is refused by itself too."""
+        for index, request in enumerate(requests):
+            try:
+                self._admit([request], key, now)
+            except RequestError as error:
+                raise ListedRequestError(index, error) from None
+
+    async def _submit(self, admitted: Submission) -> tuple[Accepted, ...]:
         outcome = await self._coalescer.submit(admitted)
         if isinstance(outcome, RequestError):
             raise outcome

@@ -33,14 +33,15 @@ async def read_tasks(services: Services, key: Key, ids: Sequence[UUID], *, wait_
     return found
 
 
-async def cancel_task(services: Services, key: Key, task_id: UUID) -> None:
-    """A queued task ends, a running one's worker is told. Raises NotFoundError."""
+async def cancel_task(services: Services, key: Key, task_id: UUID) -> TaskState:
+    """A queued task ends, a running one's worker is told. Returns its state after. Raises NotFoundError."""
     async with services.database.write() as connection:
         state = await cancels.cancel(connection, task_id, project_id=key.project_id, now=datetime.now(UTC))
     if state is TaskState.RUNNING:
         await services.bus.publish(CANCEL, [task_id])
     elif state is TaskState.CANCELLED:
         await services.bus.publish(ENDED, [task_id])
+    return state
 
 
 async def _read(services: Services, key: Key, ids: Sequence[UUID]) -> dict[UUID, Task]:

@@ -81,6 +81,8 @@ async def run_services(
     async with database.read() as connection:
         await keys.check_masters(connection, [master.fingerprint for master in masters])
     await price_list.publish_all(database, configuration.load_prices(settings))
+    limits = Limits(task_timeout_s=settings.task_timeout_s)
+    intake = Intake(database, publisher, catalog=catalog, limits=limits)
     waiters = Waiters(database, bus)
     await bus.start()
     waiters.start()
@@ -91,13 +93,14 @@ async def run_services(
             catalog=catalog,
             bus=bus,
             keyring=Keyring(database, masters),
-            intake=Intake(database, publisher, catalog=catalog, limits=Limits(task_timeout_s=settings.task_timeout_s)),
+            intake=intake,
             waiters=waiters,
             mode=mode,
             simulated=simulated,
         )
     finally:
         await waiters.stop()
+        await intake.drain()
 
 
 def master_keys(settings: Settings) -> tuple[MasterKey, ...]:

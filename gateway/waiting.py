@@ -6,6 +6,7 @@ The order is: register, then read, then wait; so no end falls between. A lost no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Iterable
 from uuid import UUID
@@ -29,6 +30,11 @@ class Waiters:
         self._looking: asyncio.Task[None] | None = None
         bus.subscribe(ENDED, self._ended)
 
+    @property
+    def waiting(self) -> int:
+        """Tasks that somebody waits for."""
+        return len(self._waiting)
+
     def start(self) -> None:
         self._looking = asyncio.create_task(self._look_forever(), name="waiters")
 
@@ -45,13 +51,12 @@ class Waiters:
         for task_id in ids:
             self._waiting.setdefault(task_id, set()).add(ended)
         try:
-            async with asyncio.timeout(timeout_s):
-                async with self._database.read() as connection:
-                    if await tasks.ended_among(connection, list(ids)):
-                        return
-                await ended.wait()
-        except TimeoutError:
-            return
+            # Not under the timeout: to cut a statement short costs its connection.
+            async with self._database.read() as connection:
+                if await tasks.ended_among(connection, list(ids)):
+                    return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), timeout_s)
         finally:
             for task_id in ids:
                 self._forget(task_id, ended)
@@ -78,3 +83,5 @@ class Waiters:
                     self._ended(await tasks.ended_among(connection, list(self._waiting)))
             except StoreUnavailableError as error:
                 log.warning("waiters cannot look", extra={"error": str(error)})
+            except Exception:  # the loop must outlive whatever it was: everyone who waits depends on it
+                log.exception("waiters could not look")

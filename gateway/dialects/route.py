@@ -11,17 +11,29 @@ import fastapi
 import orjson
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.requests import ClientDisconnect
 
 from gateway.services import ServicesDep
-from tollgate.domain.errors import InvalidRequestError, NotFoundError, TollgateError
+from gateway.validation import explain_query
+from tollgate.domain.errors import NotFoundError, TollgateError
 from tollgate.domain.ids import parse_id
 from tollgate.domain.tasks import Key
 
 log = logging.getLogger("tollgate.gateway")
 
+CLIENT_LEFT = 499
+"""nginx's number for it; nobody reads it."""
 Answer = Callable[[Exception], fastapi.Response]
 Handler = Callable[[fastapi.Request], Coroutine[Any, Any, fastapi.Response]]
-Wait = Annotated[float, fastapi.Query(ge=0, le=300, description="hold the answer so many seconds, or until the end")]
+MAX_WAIT_S = 300
+Wait = Annotated[
+    float, fastapi.Query(ge=0, le=MAX_WAIT_S, description="hold the answer so many seconds, or until the end")
+]
+SCHEME = HTTPBearer(
+    scheme_name="key", bearerFormat="id.secret, or a JWT", auto_error=False, description="`id.secret`, as it was made"
+)
+"""For the documentation; `authentication` reads the header itself, since a JWT may come without `Bearer`."""
 
 
 def route_class(answer: Answer) -> type[APIRoute]:
@@ -37,7 +49,9 @@ def route_class(answer: Answer) -> type[APIRoute]:
                 except TollgateError as error:
                     return answer(error)
                 except RequestValidationError as error:
-                    return answer(_invalid(error))
+                    return answer(explain_query(error.errors()[0]))
+                except ClientDisconnect:
+                    return fastapi.Response(status_code=CLIENT_LEFT)
                 except Exception as error:
                     log.exception("request broke", extra={"path": request.url.path})
                     return answer(error)
@@ -47,14 +61,9 @@ def route_class(answer: Answer) -> type[APIRoute]:
     return DialectRoute
 
 
-def _invalid(error: RequestValidationError) -> InvalidRequestError:
-    """Of a query or path parameter: bodies are checked by the dialects themselves."""
-    problem = error.errors()[0]
-    name = str(problem["loc"][-1])
-    return InvalidRequestError(f"{name}: {problem['msg']}", field=name)
-
-
-async def _authenticated(request: fastapi.Request, services: ServicesDep) -> Key:
+async def _authenticated(
+    request: fastapi.Request, services: ServicesDep, _: Annotated[object, fastapi.Security(SCHEME)]
+) -> Key:
     return await services.keyring.authenticate(request.headers.get("authorization"))
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import fastapi
+import pydantic
 from starlette.exceptions import HTTPException
 
 from gateway.dialects.route import json_response
+from gateway.intake import ListedRequestError
+from gateway.openapi import error_answers
 from tollgate.domain import errors
 
 RETRY_AFTER_S = 2
@@ -24,29 +27,51 @@ ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
+class Problem(pydantic.BaseModel):
+    type: str
+    message: str
+    field: str | None = pydantic.Field(None, description='of the body or the query: "tasks.3.temperature"')
+    allowed: str | None = pydantic.Field(None, description="what may stand there")
+    reason: str | None = pydantic.Field(None, description="of a refused key: missing, malformed, unknown, ...")
+    known: list[str] | None = pydantic.Field(None, description="of an unknown model: the names there are")
+    task_id: str | None = pydantic.Field(None, description="of a conflict: the task that has this request_id")
+
+
+class Error(pydantic.BaseModel):
+    """Every error of the native API."""
+
+    error: Problem
+
+
+RESPONSES = error_answers(Error)
+
+
 def answer(error: Exception) -> fastapi.Response:
-    status, kind = next(
-        ((status, kind) for known, status, kind in ANSWERS if isinstance(error, known)), (500, "internal")
-    )
-    message = str(error)
+    at, cause = "", error
+    if isinstance(error, ListedRequestError):
+        at, cause = f"tasks.{error.index}.", error.error
+    status, kind = _status(cause)
+    message = "an error inside Tollgate; its log says more" if status == 500 else _message(error)
+    body = {"type": kind, "message": message, **_details(cause, at)}
+    return json_response({"error": body}, status=status, headers=_headers(cause))
+
+
+def _status(error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
-        status, kind, message = (
-            error.status_code,
-            "not_found" if error.status_code == 404 else "http",
-            str(error.detail),
-        )
-    elif kind == "internal":
-        message = "an error inside Tollgate; its log says more"
-    body = {"type": kind, "message": message, **_details(error)}
-    return json_response({"error": body}, status=status, headers=_headers(error))
+        return error.status_code, "not_found" if error.status_code == 404 else "invalid_request"
+    return next(((status, kind) for known, status, kind in ANSWERS if isinstance(error, known)), (500, "internal"))
 
 
-def _details(error: Exception) -> dict[str, Any]:
+def _message(error: Exception) -> str:
+    return str(error.detail if isinstance(error, HTTPException) else error)
+
+
+def _details(error: Exception, at: str) -> dict[str, Any]:
     match error:
         case errors.InvalidRequestError():
-            return {"field": error.field} | ({"allowed": error.allowed} if error.allowed else {})
+            return {"field": at + error.field} | ({"allowed": error.allowed} if error.allowed else {})
         case errors.UnknownModelError():
-            return {"field": "model", "known": list(error.known)}
+            return {"field": f"{at}model", "known": list(error.known)}
         case errors.AuthenticationError():
             return {"reason": error.reason}
         case errors.RequestIdConflictError():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import fastapi
 import pydantic
 
-from gateway import chat_body
+from gateway import times, validation
 from gateway.authentication import require_admin
 from gateway.bodies import read_json, require_object
 from gateway.dialects.native import render
-from gateway.dialects.native.errors import answer
+from gateway.dialects.native.errors import RESPONSES, answer
+from gateway.dialects.native.queries import KeysQuery
 from gateway.dialects.route import KeyDep, json_response, route_class
+from gateway.openapi import body_of
 from gateway.services import ServicesDep
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.ids import new_id
@@ -22,9 +25,10 @@ from tollgate.domain.states import Role
 from tollgate.domain.tasks import Key
 from tollgate.store import keys
 
-router = fastapi.APIRouter(tags=["keys"], route_class=route_class(answer))
+router = fastapi.APIRouter(tags=["keys"], route_class=route_class(answer), responses=RESPONSES)
 
-Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
+Name = Annotated[str, pydantic.StringConstraints(pattern=r"^\P{Cc}{1,64}$")]
+KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAME_RULE = "1 to 64 characters, no control characters"
 
 
@@ -42,31 +46,27 @@ class KeyBody(pydantic.BaseModel):
     role: Annotated[Role, pydantic.Field(strict=False)] = pydantic.Field(Role.USER, description="'user' or 'admin'")
     models: list[str] | None = pydantic.Field(None, min_length=1, description="a list of model names, or null for all")
     may_interactive: bool = pydantic.Field(True, description="true or false")
-    expires_at: Annotated[pydantic.AwareDatetime, pydantic.Field(strict=False)] | None = pydantic.Field(
-        None, description="a time: ISO 8601 with its zone, or Unix seconds"
-    )
-
-
-KEY_DOC = {"requestBody": {"content": {"application/json": {"schema": KeyBody.model_json_schema()}}}}
-PROJECT_DOC = {"requestBody": {"content": {"application/json": {"schema": ProjectBody.model_json_schema()}}}}
+    expires_at: times.Moment | None = pydantic.Field(None, description=times.BODY_RULE)
 
 
 @router.get("/keys")
-async def list_keys(services: ServicesDep, key: KeyDep, project: str | None = None) -> fastapi.Response:
+async def list_keys(
+    services: ServicesDep, key: KeyDep, asked: Annotated[KeysQuery, fastapi.Query()]
+) -> fastapi.Response:
     """Every key, or a project's; without secrets."""
     require_admin(key)
     async with services.database.read() as connection:
-        of = (await keys.project_named(connection, project)).id if project else None
+        of = (await keys.project_named(connection, asked.project)).id if asked.project else None
         found = await keys.list_all(connection, project_id=of)
     return json_response({"object": "list", "data": [_shown(one.key, one.created_at) for one in found]})
 
 
-@router.post("/keys", status_code=201, openapi_extra=KEY_DOC)
+@router.post("/keys", status_code=201, openapi_extra=body_of(KeyBody))
 async def create_key(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
     """A new key. Its project is made if it is not there."""
     require_admin(key)
     body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
-    asked: KeyBody = chat_body.check(body, schema=KeyBody)
+    asked = validation.check(body, KeyBody)
     for model in asked.models or ():
         services.catalog.find(model)
     master, now = services.keyring.first_master, datetime.now(UTC)
@@ -89,13 +89,16 @@ async def create_key(request: fastapi.Request, services: ServicesDep, key: KeyDe
 
 @router.delete("/keys/{key_id}")
 async def revoke_key(key_id: str, services: ServicesDep, key: KeyDep) -> fastapi.Response:
-    """Refused everywhere within 5 s."""
+    """Refused here at once, by other gateways within 5 s."""
     require_admin(key)
+    if not KEY_ID.fullmatch(key_id):
+        raise NotFoundError("key", key_id)
     async with services.database.write() as connection:
         await keys.revoke(connection, key_id, now=datetime.now(UTC))
         stored = await keys.find(connection, key_id)
     if stored is None:
         raise NotFoundError("key", key_id)
+    services.keyring.forget(key_id)
     return json_response(_shown(stored.key, stored.created_at))
 
 
@@ -107,12 +110,12 @@ async def list_projects(services: ServicesDep, key: KeyDep) -> fastapi.Response:
     return json_response({"object": "list", "data": [_project(one) for one in found]})
 
 
-@router.post("/projects", status_code=201, openapi_extra=PROJECT_DOC)
+@router.post("/projects", status_code=201, openapi_extra=body_of(ProjectBody))
 async def create_project(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
     """A project of that name; one that is there is answered as it is."""
     require_admin(key)
     body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
-    asked: ProjectBody = chat_body.check(body, schema=ProjectBody)
+    asked = validation.check(body, ProjectBody)
     async with services.database.write() as connection:
         made = await keys.add_project(connection, asked.name, now=datetime.now(UTC))
     return json_response(_project(made), status=201)

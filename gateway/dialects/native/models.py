@@ -8,21 +8,22 @@ from typing import Any
 import fastapi
 
 from gateway.dialects.native import render
-from gateway.dialects.native.errors import answer
+from gateway.dialects.native.errors import RESPONSES, answer
 from gateway.dialects.route import KeyDep, json_response, route_class
 from gateway.services import Services, ServicesDep
 from tollgate.domain.prices import Price, PriceTable, Tier
 from tollgate.domain.routing import Model
 from tollgate.store import price_list
 
-router = fastapi.APIRouter(tags=["models"], route_class=route_class(answer))
+router = fastapi.APIRouter(tags=["models"], route_class=route_class(answer), responses=RESPONSES)
 
 
 @router.get("/models")
 async def list_models(services: ServicesDep, key: KeyDep) -> fastapi.Response:
     """The models this key may use, each with where it runs and its price now (per million tokens)."""
     prices = await _prices(services)
-    allowed = [m for m in services.catalog.models.values() if key.models is None or m.name in key.models]
+    models = services.catalog.models.values()
+    allowed = [m for m in models if key.models is None or key.models & {m.name, *m.aliases}]
     return json_response({"object": "list", "data": [_model(services, prices, model) for model in allowed]})
 
 

@@ -4,51 +4,59 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import orjson
 import pydantic
 
-from gateway import chat_body
+from gateway import chat_body, times, validation
 from gateway.bodies import require_object
 from gateway.chat_body import ChatBody
 from tollgate.domain.errors import InvalidRequestError, PayloadTooLargeError
 from tollgate.domain.states import OnUncertain, Priority
 from tollgate.domain.tasks import TaskRequest
 
-Label = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
-CustomId = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,256}$")]
-OWN = frozenset(
-    {"request_id", "custom_id", "label", "metadata", "priority", "run_after", "expires_at", "on_uncertain", "prompt", "stream"}
-)  # fmt: skip
-"""The gateway's own fields: never sent upstream."""
+Label = Annotated[str, pydantic.StringConstraints(pattern=r"^\P{Cc}{1,64}$")]
+CustomId = Annotated[str, pydantic.StringConstraints(pattern=r"^\P{Cc}{1,256}$")]
 MAX_METADATA_BYTES = 16_384
+
+
+def _messages_or_prompt(schema: dict[str, Any]) -> None:
+    """In the documentation: what `_with_messages` makes of a prompt is required only of the result."""
+    schema["required"] = ["model"]
+    schema["oneOf"] = [{"required": ["messages"]}, {"required": ["prompt"]}]
 
 
 class TaskBody(ChatBody):
     """One task of POST /tasks: the parameters of a chat completion, and the gateway's own."""
 
-    model_config = pydantic.ConfigDict(title="Task")
+    model_config = pydantic.ConfigDict(title="Task", json_schema_extra=_messages_or_prompt)
 
+    prompt: str | None = pydantic.Field(None, min_length=1, description="a text: short for one user message")
     custom_id: CustomId | None = pydantic.Field(None, description="1 to 256 characters, no control characters")
-    label: Label | None = pydantic.Field(None, description="1 to 64 characters: a dimension of the accounts")
-    metadata: dict[str, Any] | None = pydantic.Field(None, description="a JSON object, returned as it came")
+    label: Label | None = pydantic.Field(
+        None, description="1 to 64 characters, no control characters: a dimension of the accounts"
+    )
+    metadata: dict[str, Any] | None = pydantic.Field(
+        None, description=f"a JSON object of at most {MAX_METADATA_BYTES} bytes, returned as it came"
+    )
     priority: Annotated[Priority, pydantic.Field(strict=False)] | None = pydantic.Field(
         None, description="'interactive' or 'bulk'"
     )
-    run_after: Annotated[pydantic.AwareDatetime, pydantic.Field(strict=False)] | None = pydantic.Field(
-        None, description="a time: ISO 8601 with its zone, or Unix seconds"
-    )
-    expires_at: Annotated[pydantic.AwareDatetime, pydantic.Field(strict=False)] | None = pydantic.Field(
-        None, description="a time: ISO 8601 with its zone, or Unix seconds"
-    )
+    run_after: times.Moment | None = pydantic.Field(None, description=times.BODY_RULE)
+    expires_at: times.Moment | None = pydantic.Field(None, description=times.BODY_RULE)
     on_uncertain: Annotated[OnUncertain, pydantic.Field(strict=False)] | None = pydantic.Field(
         None, description="'retry' or 'fail': what follows a call that may have been billed without an answer"
     )
+
+
+OWN = frozenset(TaskBody.model_fields) - frozenset(ChatBody.model_fields) | {"request_id", "stream"}
+"""The gateway's own fields: never sent upstream."""
 
 
 def tasks(body: Any, *, max_tasks: int) -> tuple[list[TaskRequest], bool]:
     """The requests, and whether the body was a list. Raises InvalidRequestError, PayloadTooLargeError."""
     if isinstance(body, dict) and "tasks" not in body:
         return [_task(body, at="")], False
-    listed = body.get("tasks") if isinstance(body, dict) else body
+    listed = _list(body)
     if not isinstance(listed, list) or not listed:
         raise InvalidRequestError(
             "the list of tasks is empty or no list",
@@ -61,16 +69,27 @@ def tasks(body: Any, *, max_tasks: int) -> tuple[list[TaskRequest], bool]:
     return [_task(require_object(one, field=f"tasks.{i}"), at=f"tasks.{i}.") for i, one in enumerate(listed)], True
 
 
+def _list(body: Any) -> Any:
+    if not isinstance(body, dict):
+        return body
+    beside = sorted(set(body) - {"tasks"})
+    if beside:
+        raise InvalidRequestError(
+            f"{beside[0]}: nothing stands beside tasks; write it into each of them", field=beside[0], code="1210"
+        )
+    return body["tasks"]
+
+
 def _task(given: dict[str, Any], *, at: str) -> TaskRequest:
     if given.get("stream"):
         raise InvalidRequestError(
             f"{at}stream: a task is not streamed", field=f"{at}stream", allowed="false, or leave it out"
         )
     body = _with_messages(given, at=at)
-    checked: TaskBody = chat_body.check(body, schema=TaskBody, at=at)
-    if checked.metadata and len(str(checked.metadata)) > MAX_METADATA_BYTES:
+    checked = validation.check(body, TaskBody, at=at)
+    if checked.metadata and len(orjson.dumps(checked.metadata)) > MAX_METADATA_BYTES:
         raise InvalidRequestError(
-            f"{at}metadata: too long", field=f"{at}metadata", allowed=f"at most {MAX_METADATA_BYTES} characters"
+            f"{at}metadata: too long", field=f"{at}metadata", allowed=f"at most {MAX_METADATA_BYTES} bytes of JSON"
         )
     return TaskRequest(
         model=checked.model,
@@ -87,12 +106,11 @@ def _task(given: dict[str, Any], *, at: str) -> TaskRequest:
 
 
 def _with_messages(given: dict[str, Any], *, at: str) -> dict[str, Any]:
-    """`prompt` is short for one user message."""
+    """`prompt` is short for one user message. What is wrong with its type, the schema says."""
     prompt = given.get("prompt")
     if prompt is None:
         return given
     if given.get("messages") is not None:
         raise InvalidRequestError(f"{at}prompt: give prompt or messages, not both", field=f"{at}prompt", code="1215")
-    if not isinstance(prompt, str) or not prompt:
-        raise InvalidRequestError(f"{at}prompt: not a text", field=f"{at}prompt", allowed="a text that is not empty")
-    return {**given, "messages": [{"role": "user", "content": prompt}]}
+    content = prompt if isinstance(prompt, str) else ""
+    return {**given, "messages": [{"role": "user", "content": content}]}

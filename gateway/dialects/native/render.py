@@ -23,6 +23,11 @@ def money(nano: int | None) -> str | None:
     return None if nano is None else format_nano(nano)
 
 
+def _as_stored(text: str | None) -> orjson.Fragment | None:
+    """JSON text that goes into the answer as it is."""
+    return None if text is None else orjson.Fragment(text)
+
+
 def accepted(one: Accepted, request: TaskRequest) -> dict[str, Any]:
     return {
         "id": str(one.id),
@@ -46,7 +51,7 @@ def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: b
         "custom_id": one.custom_id,
         "request_id": one.request_id,
         "label": one.label,
-        "metadata": orjson.loads(one.metadata) if one.metadata else None,
+        "metadata": _as_stored(one.metadata),
         "priority": priority_of(one.lane),
         "batch_id": str(one.batch_id) if one.batch_id else None,
         "created_at": time(one.created_at),
@@ -59,7 +64,7 @@ def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: b
         "error": {"code": one.error_code, "message": one.error_message} if one.error_code else None,
     }
     if with_result:
-        shown["result"] = orjson.loads(one.result) if one.result else None
+        shown["result"] = _as_stored(one.result)
     if with_attempts:
         shown |= _bought(one.attempts, currency)
     return shown

@@ -7,10 +7,12 @@ answered: the SDKs retry it. `x-should-retry: false` (which they obey) stands on
 from __future__ import annotations
 
 import fastapi
+import pydantic
 from starlette.exceptions import HTTPException
 
 from gateway.dialects.route import json_response
-from tollgate.domain import errors
+from gateway.openapi import error_answers
+from tollgate.domain import errors, verdicts
 
 RETRY_AFTER_S = 2
 FINAL = {"x-should-retry": "false"}
@@ -31,15 +33,39 @@ ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.RequestIdConflictError, 400, "1231"),
     (errors.StoreUnavailableError, 503, "1120"),
 )
-TASK_STATUSES = {
-    **dict.fromkeys(("1300", "1301", "1261", "1210", "1211", "1212", "1213", "1214", "1215"), 400),
-    **dict.fromkeys(("1220", "1221", "1222"), 403),
-    **dict.fromkeys(("1302", "1303", "1304", "1305", "1308", "1310", "1312"), 429),
-    **dict.fromkeys(("429", "rate_limited", "overloaded", "503"), 429),
-    "cancelled": 400,
-    "expired": 503,
+ENDS = {
+    "bad_request": (400, "1210"),
+    "model_unavailable": (400, "1211"),
+    "not_permitted": (403, "1220"),
+    "prompt_too_long": (400, "1261"),
+    "blocked": (400, "1301"),
+    "rate_limited": (429, "1302"),
+    "overloaded": (429, "1305"),
+    "daily_limit": (429, "1304"),
+    "plan_limit": (429, "1308"),
+    "plan": (429, "1309"),
+    "no_balance": (429, "1113"),
+    "cancelled": (400, "1200"),
+    "expired": (503, "1230"),
 }
-"""A failed task's code -> the HTTP status of the synchronous call that waited for it; 500 for any other."""
+"""Why a task failed (a verdict's slug) -> HTTP status of the call that waited for it, and the code where the
+upstream gave none of ZhipuAI's. Anything else is a 500: also an upstream's refusal of *our* key, which says
+nothing about the client's."""
+BROKE = (500, "1234")
+
+
+class ZhipuProblem(pydantic.BaseModel):
+    code: str = pydantic.Field(description="ZhipuAI's business code")
+    message: str
+
+
+class ZhipuError(pydantic.BaseModel):
+    """Every error of ZhipuAI's wire."""
+
+    error: ZhipuProblem
+
+
+RESPONSES = error_answers(ZhipuError)
 
 
 def answer(error: Exception) -> fastapi.Response:
@@ -57,14 +83,21 @@ def answer(error: Exception) -> fastapi.Response:
     return error_response(500, "500", "an error inside Tollgate; its log says more")
 
 
-def failed_task(code: str, message: str, *, task_id: str) -> fastapi.Response:
+def failed_task(code: str | None, message: str | None, *, task_id: str) -> fastapi.Response:
     """The answer of a synchronous call whose task failed: final, the gateway has already retried."""
-    status = TASK_STATUSES.get(code, 500)
+    status, shown = end_of(code)
     headers = {**FINAL, "x-task-id": task_id}
     if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    shown = code if code.isdigit() else {400: "1200", 429: "1305", 503: "1120"}.get(status, "1234")
-    return error_response(status, shown, f"{message} (task {task_id})", headers=headers)
+    return error_response(status, shown, f"{message or 'the task failed'} (task {task_id})", headers=headers)
+
+
+def end_of(code: str | None) -> tuple[int, str]:
+    """HTTP status and ZhipuAI's code for the error code of a failed task: an upstream's, or a verdict's slug."""
+    given = code or ""
+    reason = given if given in ENDS else verdicts.judge(errors.UpstreamError("", code=given)).reason
+    status, own = ENDS.get(reason, BROKE)
+    return status, given if given.isascii() and given.isdigit() and len(given) == 4 else own
 
 
 def error_response(status: int, code: str, message: str, *, headers: dict[str, str] | None = None) -> fastapi.Response:

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from tollgate.domain.states import TaskState
+from gateway.dialects.zhipu_v4.errors import end_of
+from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store.tasks import Task
 
 
@@ -21,7 +22,8 @@ def async_result(one: Task) -> dict[str, Any]:
         return head
     if one.state is TaskState.SUCCEEDED:
         return {**completion(one), "task_status": "SUCCESS"}
-    return {**head, "task_status": "FAIL", "error": {"code": one.error_code or "1200", "message": one.error_message}}
+    _, code = end_of(one.error_code)
+    return {**head, "task_status": "FAIL", "error": {"code": code, "message": one.error_message or "the task failed"}}
 
 
 def completion(one: Task) -> dict[str, Any]:
@@ -32,7 +34,8 @@ def completion(one: Task) -> dict[str, Any]:
     if not _complete(body.get("usage")):
         body["usage"] = _counted(one)
     for choice in body.get("choices", ()):
-        choice["finish_reason"] = choice.get("finish_reason") or "stop"
+        reason = choice.get("finish_reason")
+        choice["finish_reason"] = reason if reason and isinstance(reason, str) else "stop"
     return body
 
 
@@ -43,8 +46,8 @@ def _complete(usage: Any) -> bool:
 
 
 def _counted(one: Task) -> dict[str, int]:
-    """What the accounts hold, where the upstream told no usage or half of one: the last attempt's tokens."""
-    last = one.attempts[-1] if one.attempts else None
-    prompt = (last.prompt_tokens if last else None) or 0
-    answered = (last.completion_tokens if last else None) or 0
+    """What the accounts hold, where the upstream told no usage or half of one."""
+    bought = next((a for a in one.attempts if a.outcome is AttemptOutcome.SUCCEEDED), None)
+    prompt = (bought.prompt_tokens if bought else None) or 0
+    answered = (bought.completion_tokens if bought else None) or 0
     return {"prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered}
