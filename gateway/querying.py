@@ -11,7 +11,7 @@ from tollgate.broker.bus import CANCEL, ENDED
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Key
-from tollgate.store import cancels, tasks
+from tollgate.store import cancels, pauses, tasks
 from tollgate.store.tasks import Task
 
 
@@ -42,6 +42,28 @@ async def cancel_task(services: Services, key: Key, task_id: UUID) -> TaskState:
     elif state is TaskState.CANCELLED:
         await services.bus.publish(ENDED, [task_id])
     return state
+
+
+async def give_up_if_paused(services: Services, key: Key, one: Task) -> Task:
+    """Fail a task that is still queued because its upstream is paused (no balance, a refused key); the task after."""
+    if one.state is not TaskState.QUEUED:
+        return one
+    upstream = one.route.partition("/")[0]
+    async with services.database.read() as connection:
+        paused = [row for row in await pauses.read(connection) if row.upstream == upstream]
+    if not paused:
+        return one
+    reason, _, message = paused[0].reason.partition(": ")
+    async with services.database.write() as connection:
+        await cancels.give_up(
+            connection,
+            one.id,
+            project_id=key.project_id,
+            code=reason.partition(" ")[0],
+            message=f"its upstream is paused: {message or reason}",
+            now=datetime.now(UTC),
+        )
+    return await read_task(services, key, one.id)
 
 
 async def _read(services: Services, key: Key, ids: Sequence[UUID]) -> dict[UUID, Task]:

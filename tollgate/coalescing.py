@@ -65,15 +65,25 @@ class Coalescer(Generic[Item, Result]):
     async def _write(self, taken: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             results = await self._flush([item for item, _ in taken])
+            if len(results) != len(taken):
+                raise RuntimeError(f"{len(taken)} items were flushed to {len(results)} results")
+        except asyncio.CancelledError:  # the loop is ending: nobody may be left to wait for what will not come
+            for _, future in (*taken, *self._waiting):
+                future.cancel()
+            raise
         except Exception as error:  # handed to the callers, who know what it means to them
             if len(taken) > 1 and not isinstance(error, StoreUnavailableError):
                 for one in taken:
                     await self._write([one])
                 return
-            for _, future in taken:
+            _fail(taken, error)
+        else:
+            for (_, future), result in zip(taken, results, strict=True):
                 if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), result in zip(taken, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+                    future.set_result(result)
+
+
+def _fail(taken: Sequence[tuple[Item, asyncio.Future[Result]]], error: Exception) -> None:
+    for _, future in taken:
+        if not future.done():
+            future.set_exception(error)

@@ -1,7 +1,7 @@
 """Tells workers what is due: new tasks whose hint was lost or held back, retries, what dead workers held.
 
-Plain form: each queue (route and lane) gets a window of hints by what its route settled in the last
-10 s, at least twice its free slots, so that one slow or paused model never starves another.
+Plain form: each queue (route and lane) that a live worker serves gets a window of hints by what its route
+settled in the last 10 s, at least twice its free slots, so that one slow or paused model never starves another.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ class Announcer:
         async with announce.turn(self._database) as connection:
             if connection is None:
                 return 0
-            windows = _windows(await leases.alive(connection))
+            workers = await leases.alive(connection)
+            served = {lane for worker in workers for lane in worker.lanes}
+            windows = _windows(workers)
             for queue in await announce.queues(connection):
+                if queue.lane not in served:
+                    continue  # its messages would only pile up in the broker
                 window = windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
                 told[queue] = await announce.take_due(connection, queue, limit=window, now=now)
         for lane, hints in announce.by_lane(told).items():

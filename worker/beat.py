@@ -6,7 +6,9 @@ Not Celery's beat: rescue must need neither Redis nor a free worker. Any number 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 
 from tollgate.broker.bus import ENDED, Bus
 from tollgate.broker.publisher import Publisher
@@ -22,7 +24,7 @@ EVERY_S = 2.0
 
 
 class Beat:
-    """The loop, and a way to ask for a round at once."""
+    """The loops, and a way to ask for an announcing round at once."""
 
     def __init__(self, *, database: Database, bus: Bus, publisher: Publisher, rules: Rules) -> None:
         self._bus = bus
@@ -35,20 +37,44 @@ class Beat:
         self._asked.set()
 
     async def run(self) -> None:
-        """Until cancelled. A database that is away is waited for."""
-        while True:
-            try:
-                await self.round()
-            except StoreUnavailableError as error:
-                log.warning("the beat waits for the database", extra={"error": str(error)})
-            self._asked.clear()
-            try:
-                await asyncio.wait_for(self._asked.wait(), EVERY_S)
-            except TimeoutError:
-                continue
+        """Until cancelled. A database that is away is waited for.
+
+        Two loops: a long round of announcing must not make the reading of heartbeats late."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._watch_forever(), name="watch")
+            loops.create_task(self._announce_forever(), name="announce")
 
     async def round(self) -> None:
+        """Everything once."""
         await self.watch.look()
+        await self._tell()
+
+    async def _watch_forever(self) -> None:
+        while True:
+            async with _outliving("watching"):
+                await self.watch.look()
+            await asyncio.sleep(EVERY_S)
+
+    async def _announce_forever(self) -> None:
+        while True:
+            self._asked.clear()
+            async with _outliving("announcing"):
+                await self._tell()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), EVERY_S)
+
+    async def _tell(self) -> None:
         if ended := await self._announcer.expire():
             await self._bus.publish(ENDED, ended)
         await self._announcer.announce()
+
+
+@contextlib.asynccontextmanager
+async def _outliving(what: str) -> AsyncIterator[None]:
+    """The edge of a round: the next one tries again."""
+    try:
+        yield
+    except StoreUnavailableError as error:
+        log.warning("the beat waits for the database", extra={"what": what, "error": str(error)})
+    except Exception:
+        log.exception("a round of the beat broke", extra={"what": what})

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from tollgate.domain.states import Priority
 
-CAPACITY = 20_000
-"""Some seconds of work at full speed. What does not fit is given back to the store."""
+CAPACITY = 5_000
+"""Ids of one route and priority: some seconds of work at full speed. What does not fit is given back to the
+store. Each has room of its own, so that one slow model never keeps another's ids out, nor bulk an interactive one."""
 
 
 class Buffer:
@@ -30,7 +31,7 @@ class Buffer:
         for task_id in ids:
             if task_id in self._held:
                 continue
-            if len(self._held) >= self._capacity:
+            if len(queue) >= self._capacity:
                 refused.append(task_id)
                 continue
             self._held.add(task_id)
@@ -38,25 +39,30 @@ class Buffer:
         return refused
 
     def take(self, route: str, priority: Priority, count: int) -> list[UUID]:
-        queue = self._queues.get((route, priority))
-        taken = [queue.popleft() for _ in range(min(count, len(queue)))] if queue else []
+        """Up to `count`, in the order they came."""
+        queue = self._queues.get((route, priority), deque())
+        taken = [queue.popleft() for _ in range(min(count, len(queue)))]
         self._held.difference_update(taken)
         return taken
 
-    def routes(self) -> set[str]:
-        """Those with ids."""
-        return {route for (route, _), queue in self._queues.items() if queue}
+    def routes(self) -> list[str]:
+        """Those with ids, sorted."""
+        return sorted({route for (route, _), queue in self._queues.items() if queue})
+
+    def waiting(self, route: str, priority: Priority) -> int:
+        return len(self._queues.get((route, priority), ()))
 
     def by_route(self) -> dict[str, int]:
-        """Route -> ids that wait. Read by the lease's thread too: a snapshot is enough."""
+        """Route -> ids that wait."""
         waiting: dict[str, int] = {}
-        for (route, _), queue in list(self._queues.items()):
+        for (route, _), queue in self._queues.items():
             waiting[route] = waiting.get(route, 0) + len(queue)
         return waiting
 
+    def drop(self, route: str) -> list[UUID]:
+        """Let go of a route's ids; returns them."""
+        return [task_id for priority in Priority for task_id in self.take(route, priority, self._capacity)]
+
     def clear(self) -> list[UUID]:
         """Let go of everything; returns it."""
-        dropped = list(self._held)
-        self._queues.clear()
-        self._held.clear()
-        return dropped
+        return [task_id for route in self.routes() for task_id in self.drop(route)]

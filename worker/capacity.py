@@ -31,28 +31,32 @@ class Capacity:
             self._slots[route] = Slots(self._share(route))
         return self._slots[route]
 
+    def routes(self) -> tuple[str, ...]:
+        """Those met so far that can be called now."""
+        return tuple(route for route in self._slots if not self.blocked(route))
+
+    def blocked(self, route: str) -> bool:
+        """Its upstream is paused, or has no key here: a task of it would only be given back."""
+        return self.pauses.blocked(upstream_of(route))
+
     def heed(self, heartbeat: Heartbeat) -> None:
         """A configured maximum is the fleet's: each live worker of these lanes takes its part."""
         self.pauses.replace(heartbeat.pauses)
         self._sharers = max(1, sum(1 for lanes in heartbeat.lanes_of_workers if self._lanes & set(lanes)))
-        self.share_anew()
-
-    def share_anew(self) -> None:
         for route, slots in self._slots.items():
             slots.limit = self._share(route)
 
     def load(self, waiting: Mapping[str, int]) -> Load:
-        """Route -> (calls ended lately, slots that no waiting id will take): what the announcer feeds by."""
+        """What the announcer feeds by: route -> (calls that ended in the last 10 s, slots free), both less the
+        ids that wait here for them already."""
         now_s = time.monotonic()
         load = {}
-        for route, slots in list(self._slots.items()):
-            blocked = self.pauses.blocked(upstream_of(route))
-            free = 0 if blocked else slots.free(Priority.BULK) - waiting.get(route, 0)
-            load[route] = (slots.settled_lately(now_s), max(0, free))
+        for route, slots in self._slots.items():
+            waits = waiting.get(route, 0)
+            free = 0 if self.blocked(route) else slots.free(Priority.BULK)
+            load[route] = (max(0, slots.settled_lately(now_s) - waits), max(0, free - waits))
         return load
 
     def _share(self, route: str) -> int:
         connected = self._upstreams.get(upstream_of(route))
-        if connected is None or self.pauses.probing(connected.spec.name):
-            return 1
-        return max(1, -(-connected.spec.max_in_flight // self._sharers))
+        return 1 if connected is None else max(1, -(-connected.spec.max_in_flight // self._sharers))

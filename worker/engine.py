@@ -9,19 +9,30 @@ else holds, or that has ended, costs one row of one SELECT.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from tollgate.broker.bus import CANCEL, Bus
+from tollgate.domain.errors import StoreUnavailableError
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
+from worker.buffer import CAPACITY, Buffer
 from worker.capacity import Capacity
 from worker.claimer import Claimer
+from worker.credentials import Credentials
+from worker.feeder import Feeder
 from worker.lease import Heartbeat, Lease, Load, Timing
 from worker.outcomes import Rules
+from worker.price_watch import PriceWatch
+from worker.returns import Returns
 from worker.runner import Runner
 from worker.settler import Settler
 from worker.upstreams.registry import Connected
+
+log = logging.getLogger("tollgate.engine")
 
 
 class Engine:
@@ -38,38 +49,48 @@ class Engine:
         name: str,
         lanes: Sequence[str],
         max_in_flight: int,
+        buffer_capacity: int = CAPACITY,
         timing: Timing | None = None,
     ) -> None:
         self._database = database
         self._bus = bus
         self._upstreams = upstreams
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._buffer = Buffer(buffer_capacity)
         self._capacity = Capacity(upstreams, lanes=lanes)
+        self._returns = Returns(database)
+        self._settler = Settler(database, bus)
+        self._prices = PriceWatch(database, rules)
         self.lease = Lease(
             database_url=database_url,
             name=name,
             lanes=lanes,
             load=self._load,
             on_heartbeat=self._on_heartbeat,
-            on_lost=lambda: self.runner.abort_all(),
+            on_lost=self._on_lost,
             timing=timing,
         )
         self.runner = Runner(
-            database=database,
             upstreams=upstreams,
             capacity=self._capacity,
+            credentials=Credentials(database, self._capacity.pauses),
             rules=rules,
-            settler=Settler(database, bus),
+            settler=self._settler,
+            know_price=self._prices.know,
             may_send=self.lease.may_send,
-            freed=lambda: self.claimer.wake(),
+            freed=self._on_freed,
             again=self._try_again,
         )
+        self.feeder = Feeder(database, capacity=self._capacity, buffer=self._buffer, lanes=lanes, accept=self._accept)
         self.claimer = Claimer(
             database=database,
             capacity=self._capacity,
             lease=self.lease,
+            returns=self._returns,
+            buffer=self._buffer,
             run=self.runner.run,
             room=lambda: max_in_flight - len(self.runner),
+            hungry=self.feeder.ask,
         )
 
     async def start(self) -> None:
@@ -78,28 +99,47 @@ class Engine:
         self._bus.subscribe(CANCEL, self.runner.cancel)
         await self._bus.start()
         await self.lease.start(self._database)
+        self._prices.start()
+        self.feeder.start()
         self.claimer.start()
 
     async def stop(self, *, drain_timeout_s: float) -> None:
         """No new claims; calls in flight get `drain_timeout_s`; the rest is given back and runs elsewhere."""
+        await self.feeder.stop()
         await self.claimer.stop()
         await self.runner.drain(drain_timeout_s)
-        await self.lease.stop(self._database)
+        await self._returns.drain()
+        await self._settler.drain()
+        await self._prices.stop()
+        try:
+            await self.lease.stop(self._database)
+        except StoreUnavailableError as error:
+            log.warning("not signed off, will be found dead", extra={"error": str(error)})
         for connected in self._upstreams.values():
             await connected.upstream.close()
 
     def offer(self, lane: str, hints: Mapping[str, Iterable[UUID]]) -> None:
-        """Take the ids of a message. Returns at once; thread-safe."""
+        """Take the ids of a message. Returns at once; thread-safe. A stopped engine drops them: they are hints."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.claimer.accept, lane, hints)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._accept, lane, hints)
 
-    def _try_again(self, claimed: Claimed) -> None:
-        self.claimer.accept(claimed.lane, {claimed.route: [claimed.id]})
+    def _accept(self, lane: str, hints: Mapping[str, Iterable[UUID]]) -> None:
+        self.claimer.accept(lane, hints)
+
+    def _try_again(self, claimed: Claimed, *, at: datetime) -> None:
+        self.claimer.again(claimed, at=at)
+
+    def _on_freed(self) -> None:
+        self.claimer.wake()
 
     def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
         self.runner.cancel(heartbeat.cancelled)
         self._capacity.heed(heartbeat)
         self.claimer.wake()
 
+    def _on_lost(self) -> None:
+        self.runner.abort_all()
+
     def _load(self) -> Load:
-        return self._capacity.load(self.claimer.buffer.by_route())
+        return self._capacity.load(self._buffer.by_route())

@@ -9,19 +9,19 @@ from uuid import UUID
 
 from tollgate.domain import retries, verdicts
 from tollgate.domain.errors import UpstreamError
-from tollgate.domain.prices import PriceTable, charge, worst_case_nano
+from tollgate.domain.prices import Price, PriceTable, charge, worst_case_nano
 from tollgate.domain.retries import RetryPolicy
 from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
-from tollgate.domain.usage import TokenUsage
+from tollgate.domain.usage import TokenUsage, estimate_prompt_tokens
 from worker.upstreams.upstream import Answer
 
 ASSUMED_MAX_TOKENS = 4_096
 """What an answer without max_tokens may come to, for the possible cost of an uncertain call."""
 KEPT_HINT_S = 60.0
 """A retry that is due sooner stays with this worker's own timer; a later one is the announcer's."""
-CHARS_PER_TOKEN = 2.0
-"""For an answer whose upstream told no usage: between Chinese (about 1.5) and English (about 4), leaning high."""
+UNSTORABLE = "unstorable"
+"""Error code of a task whose answer came, and was paid, but cannot be kept."""
 
 
 class Leased(Protocol):
@@ -55,6 +55,11 @@ class Rules:
 
     prices: PriceTable
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def price_of(self, route: str, *, at: datetime) -> Price | None:
+        """What was in force then."""
+        upstream, _, model = route.partition("/")
+        return self.prices.find(upstream, model, at=at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +120,10 @@ def failed(
     )
     match decision:
         case retries.Pause():
-            return Outcome(settlement=given_back(leased, error=error), pause_reason=decision.message)
+            named = decision.reason if error.code is None else f"{decision.reason} ({error.code})"
+            # Tried again at once: there may be another credential. Where there is none, the hint is given back.
+            settlement = given_back(leased, error=error, hinted=True)
+            return Outcome(settlement=settlement, pause_reason=f"{named}: {decision.message}")
         case retries.Retry():
             closes_as = AttemptOutcome.OPEN
             if decision.close_attempt:
@@ -135,7 +143,7 @@ def cancelled(leased: Leased, *, sent: bool, rules: Rules) -> Settlement:
     return _ended(leased, error, outcome, TaskState.CANCELLED, bill=None, rules=rules)
 
 
-def given_back(leased: Leased, *, error: UpstreamError | None = None) -> Settlement:
+def given_back(leased: Leased, *, error: UpstreamError | None = None, hinted: bool = False) -> Settlement:
     """Not sent, or refused for a reason that is not the task's: queued again, the same attempt, no try counted."""
     return Settlement(
         task_id=leased.id,
@@ -144,9 +152,23 @@ def given_back(leased: Leased, *, error: UpstreamError | None = None) -> Settlem
         outcome=AttemptOutcome.OPEN,
         state=TaskState.QUEUED,
         counts_as_try=False,
+        hinted=hinted,
         http_status=error.http_status if error else None,
         error_code=error.code if error else None,
         error_message=str(error) if error else None,
+    )
+
+
+def unstorable(settlement: Settlement) -> Settlement:
+    """The database refuses what the upstream sent: the task fails, and what it cost is booked all the same."""
+    succeeded = settlement.outcome is AttemptOutcome.SUCCEEDED
+    return replace(
+        settlement,
+        state=TaskState.FAILED,
+        outcome=AttemptOutcome.FAILED if succeeded else settlement.outcome,
+        result=None,
+        error_code=UNSTORABLE,
+        error_message="the upstream's answer cannot be stored; what it cost is counted",
     )
 
 
@@ -196,8 +218,7 @@ def _explained(settlement: Settlement, decision: retries.Fail) -> Settlement:
 
 
 def _bill(leased: Leased, usage: TokenUsage, rules: Rules) -> Bill:
-    upstream, _, model = leased.route.partition("/")
-    price = rules.prices.find(upstream, model, at=leased.attempt_started_at)
+    price = rules.price_of(leased.route, at=leased.attempt_started_at)
     billed = charge(price, usage) if price else None
     return Bill(
         prompt_tokens=usage.prompt_tokens,
@@ -213,8 +234,7 @@ def _bill(leased: Leased, usage: TokenUsage, rules: Rules) -> Bill:
 def _bill_of_failure(leased: Leased, outcome: AttemptOutcome, bill: Bill | None, rules: Rules) -> Bill:
     if outcome is not AttemptOutcome.UNCERTAIN:
         return bill or NOTHING_BILLED
-    upstream, _, model = leased.route.partition("/")
-    price = rules.prices.find(upstream, model, at=leased.attempt_started_at)
+    price = rules.price_of(leased.route, at=leased.attempt_started_at)
     if price is None:
         return NOTHING_BILLED
     completion = ASSUMED_MAX_TOKENS if leased.max_tokens is None else leased.max_tokens
@@ -223,8 +243,9 @@ def _bill_of_failure(leased: Leased, outcome: AttemptOutcome, bill: Bill | None,
 
 
 def _estimated_usage(leased: Leased, answer: Answer) -> TokenUsage:
+    """A text counts the same as a prompt and as an answer."""
     return TokenUsage(
         prompt_tokens=leased.prompt_tokens_estimate,
-        completion_tokens=int(len(answer.body) / CHARS_PER_TOKEN),
+        completion_tokens=estimate_prompt_tokens({"prompt": answer.texts}),
         estimated=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -26,8 +25,8 @@ from worker.outcomes import Rules
 from worker.upstreams import registry
 
 NO_BROKER = "TOLLGATE_REDIS_URL is not set: write redis://host:6379/0 (or run `tollgate up`, which needs none)"
-PRICES_AGAIN_S = 60.0
-"""A price published while the worker runs is in force for it at the latest after this."""
+BEAT_POOL = 2
+"""Its two loops use a connection each."""
 
 
 def create_worker_app(settings: Settings, catalog: Catalog) -> celery.Celery:
@@ -56,24 +55,21 @@ async def open_engine(settings: Settings, catalog: Catalog) -> AsyncIterator[Eng
 
 @contextlib.asynccontextmanager
 async def run_engine(settings: Settings, catalog: Catalog, *, database: Database, bus: Bus) -> AsyncIterator[Engine]:
-    """A running engine on a given database and bus."""
-    rules = await load_rules(database)
+    """A running engine on a given database and bus. Raises SettingsError, StoreUnavailableError."""
     engine = Engine(
         database=database,
         database_url=settings.store_url,
         bus=bus,
         upstreams=registry.connect(catalog, environment=settings.environment),
-        rules=rules,
+        rules=await load_rules(database),
         name=f"{socket.gethostname()}:{os.getpid()}",
         lanes=lanes.expand(settings.lanes),
         max_in_flight=settings.max_in_flight,
     )
     await engine.start()
-    refreshing = asyncio.create_task(_refresh_prices(database, rules), name="prices")
     try:
         yield engine
     finally:
-        refreshing.cancel()
         await engine.stop(drain_timeout_s=settings.drain_timeout_s)
 
 
@@ -83,19 +79,12 @@ async def load_rules(database: Database) -> Rules:
         return Rules(prices=await price_list.load(connection))
 
 
-async def _refresh_prices(database: Database, rules: Rules) -> None:
-    while True:
-        await asyncio.sleep(PRICES_AGAIN_S)
-        with contextlib.suppress(Exception):  # the prices known so far stay in force; the next round tries again
-            rules.prices = (await load_rules(database)).prices
-
-
 @contextlib.asynccontextmanager
 async def open_beat(settings: Settings) -> AsyncIterator[Beat]:
     """A beat of the distributed mode, not yet running."""
     if settings.celery_broker_url is None:
         raise SettingsError(NO_BROKER)
-    database = Database.connect(settings.store_url, pool=2)
+    database = Database.connect(settings.store_url, pool=BEAT_POOL)
     bus = open_bus(settings.redis_url)
     publisher = Publisher(create_celery(settings.celery_broker_url, lanes=lanes.LANES, publishes_only=True))
     try:

@@ -6,28 +6,28 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
-from tollgate.domain.errors import StoreUnavailableError, UpstreamError
+from tollgate.domain.errors import UpstreamError
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import TaskState
-from tollgate.store import pauses
 from tollgate.store.claims import Claimed
-from tollgate.store.database import Database
 from worker import outcomes
 from worker.capacity import Capacity, upstream_of
+from worker.credentials import Credentials
 from worker.outcomes import Outcome, Rules
 from worker.settler import Settler
 from worker.upstreams.registry import Connected
-from worker.upstreams.upstream import Call
+from worker.upstreams.upstream import Answer, Call
 
 log = logging.getLogger("tollgate.runner")
 
-PROBE_AFTER_S = 60.0
-"""A paused credential is tried with one task so often."""
+SETTLE_S = 10.0
+"""A stopping worker waits so long for the settlements of what it aborted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,7 +35,10 @@ class Running:
     """A task in this worker's hands."""
 
     claimed: Claimed
+    worker_id: UUID
+    """The registration it was claimed under."""
     task: asyncio.Task[None] | None = None
+    holds_slot: bool = True
     calling: bool = False
     """Its call may be aborted; before and after, there is nothing to abort."""
     sent: bool = False
@@ -51,26 +54,34 @@ class Running:
                 self.task.cancel()
 
 
+class Again(Protocol):
+    """Takes a task that is queued again, and due `at`."""
+
+    def __call__(self, claimed: Claimed, *, at: datetime) -> None: ...
+
+
 class Runner:
     """Belongs to the engine's loop. `freed` is called when a slot becomes free, `again` with a retry's hint."""
 
     def __init__(
         self,
         *,
-        database: Database,
         upstreams: Mapping[str, Connected],
         capacity: Capacity,
+        credentials: Credentials,
         rules: Rules,
         settler: Settler,
-        may_send: Callable[[], bool],
+        know_price: Callable[[Claimed], Awaitable[None]],
+        may_send: Callable[[UUID], bool],
         freed: Callable[[], None],
-        again: Callable[[Claimed], None],
+        again: Again,
     ) -> None:
-        self._database = database
         self._upstreams = upstreams
         self._capacity = capacity
+        self._credentials = credentials
         self._rules = rules
         self._settler = settler
+        self._know_price = know_price
         self._may_send = may_send
         self._freed = freed
         self._again = again
@@ -79,9 +90,9 @@ class Runner:
     def __len__(self) -> int:
         return len(self._running)
 
-    def run(self, claimed: Claimed) -> None:
+    def run(self, claimed: Claimed, worker_id: UUID) -> None:
         """Begin; the task's slot is taken and will be released."""
-        running = Running(claimed=claimed)
+        running = Running(claimed=claimed, worker_id=worker_id)
         self._running[claimed.id] = running
         running.task = asyncio.create_task(self._run(running))
 
@@ -97,59 +108,100 @@ class Runner:
             running.abort()
 
     async def drain(self, timeout_s: float) -> None:
-        """Let calls end for so long, then abort them; return when all are settled."""
-        if tasks := [running.task for running in self._running.values() if running.task]:
-            await asyncio.wait(tasks, timeout=timeout_s)
-            self.abort_all()
-            await asyncio.wait(tasks)
+        """Let calls end for so long, then abort them; return when all are settled, or cannot be."""
+        tasks = [running.task for running in self._running.values() if running.task]
+        if not tasks:
+            return
+        await asyncio.wait(tasks, timeout=timeout_s)
+        self.abort_all()
+        _, unsettled = await asyncio.wait(tasks, timeout=SETTLE_S)
+        if unsettled:
+            log.error("stopped before all was settled", extra={"tasks": len(unsettled)})
+            for task in unsettled:
+                task.cancel()
+            await asyncio.wait(unsettled)
 
     async def _run(self, running: Running) -> None:
         claimed = running.claimed
         try:
-            settlement = await self._settlement(running)
-            resolution = await self._settler.settle(settlement)
-            if resolution is not None and resolution.task:
-                self._follow_up(claimed, resolution.settlement)
+            settlement = await self._attempt(running)
+            self._free(running)
+            await self._settle(claimed, settlement)
+        except Exception:  # the edge of a task: what ends here is still held, until the lease ends
+            log.exception("task not settled", extra={"task_id": str(claimed.id), "attempt": claimed.attempt})
         finally:
-            self._running.pop(claimed.id, None)
-            slots = self._capacity.slots(claimed.route)
-            slots.release()
-            slots.note_settled(time.monotonic())
+            self._free(running)
+            if self._running.get(claimed.id) is running:
+                del self._running[claimed.id]
             self._freed()
 
-    async def _settlement(self, running: Running) -> Settlement:
-        """The edge of an attempt: whatever happens inside, the task is settled."""
-        try:
-            running.calling = True
-            if running.aborted:
-                return self._aborted(running)
-            return await self._attempt(running)
-        except asyncio.CancelledError:
+    def _free(self, running: Running) -> None:
+        """The slot, once: as soon as the call has ended. The upstream does not wait for our database."""
+        if running.holds_slot:
+            running.holds_slot = False
+            slots = self._capacity.slots(running.claimed.route)
+            slots.release()
+            if running.sent:
+                slots.note_settled(time.monotonic())
+            self._freed()
+
+    async def _attempt(self, running: Running) -> Settlement:
+        """The edge of an attempt: whatever happens inside, something is settled."""
+        claimed = running.claimed
+        upstream = upstream_of(claimed.route)
+        if running.aborted:
             return self._aborted(running)
+        connected, credential = self._upstreams.get(upstream), self._capacity.pauses.choose(upstream)
+        if connected is None or credential is None or not self._may_send(running.worker_id):
+            return outcomes.given_back(claimed)
+        try:
+            outcome = await self._outcome(running, connected, credential)
+        except asyncio.CancelledError:
+            if not running.aborted or running.task is None:
+                raise
+            running.task.uncancel()  # it was meant for the call only
+            return self._aborted(running)
+        await self._credentials.heed(upstream, credential, outcome)
+        return outcome.settlement
+
+    async def _outcome(self, running: Running, connected: Connected, credential: str) -> Outcome:
+        try:
+            answer = await self._call(running, connected, credential)
+        except UpstreamError as error:
+            return self._failed(running, error)
         except Exception:
             log.exception(
                 "attempt broke", extra={"task_id": str(running.claimed.id), "attempt": running.claimed.attempt}
             )
-            return self._failed(running, UpstreamError("the worker broke while it ran this", kind="cut")).settlement
+            return self._failed(running, UpstreamError("the worker broke while it ran this", kind="cut"))
+        await self._know_price(running.claimed)
+        return outcomes.answered(
+            running.claimed, answer, rules=self._rules, now=datetime.now(UTC), jitter=random.random()
+        )
+
+    async def _call(self, running: Running, connected: Connected, credential: str) -> Answer:
+        claimed = running.claimed
+        left_s = (claimed.deadline - datetime.now(UTC)).total_seconds()
+        call = Call(
+            endpoint=claimed.endpoint,
+            model=claimed.route.partition("/")[2],
+            body=claimed.body,
+            request_id=claimed.upstream_request_id,
+            credential=credential,
+            timeout_s=max(1.0, min(left_s, connected.spec.total_timeout_s)),
+            on_sent=lambda: self._note_sent(running),
+        )
+        running.calling = True
+        try:
+            return await connected.upstream.call(call)
         finally:
             running.calling = False
 
-    async def _attempt(self, running: Running) -> Settlement:
-        name = upstream_of(running.claimed.route)
-        connected = self._upstreams.get(name)
-        credential = self._capacity.pauses.usable(name)
-        if connected is None or credential is None or not self._may_send():
-            return outcomes.given_back(running.claimed)
-        try:
-            answer = await connected.upstream.call(_call(running, connected, credential))
-        except UpstreamError as error:
-            outcome = self._failed(running, error)
-        else:
-            outcome = outcomes.answered(
-                running.claimed, answer, rules=self._rules, now=datetime.now(UTC), jitter=random.random()
-            )
-        await self._heed(name, credential, outcome)
-        return outcome.settlement
+    def _note_sent(self, running: Running) -> None:
+        """The last look before the first byte: connecting took its time. Raises UpstreamError."""
+        if not self._may_send(running.worker_id):
+            raise UpstreamError("the lease ran out before the call was sent", kind="connect")
+        running.sent = True
 
     def _failed(self, running: Running, error: UpstreamError) -> Outcome:
         return outcomes.failed(
@@ -163,48 +215,13 @@ class Runner:
             return outcomes.given_back(running.claimed)
         return self._failed(running, UpstreamError("the worker stopped before the answer came", kind="cut")).settlement
 
-    async def _heed(self, upstream: str, credential: str, outcome: Outcome) -> None:
-        """Pause the credential that was refused; lift the pause that a probe's success disproves.
-
-        The store's note of it can wait for the next probe; the answer at hand must not suffer for it."""
-        now, known = datetime.now(UTC), self._capacity.pauses
-        until = now + timedelta(seconds=PROBE_AFTER_S)
+    async def _settle(self, claimed: Claimed, settlement: Settlement) -> None:
+        """And where the task is queued again and this worker is to try it, see to that."""
         try:
-            if outcome.pause_reason is not None:
-                log.error("upstream paused", extra={"upstream": upstream, "reason": outcome.pause_reason})
-                known.pause(upstream, credential, until=until)
-                self._capacity.share_anew()
-                async with self._database.write() as connection:
-                    reason = outcome.pause_reason
-                    await pauses.pause(connection, upstream, credential=credential, reason=reason, now=now, until=until)
-            elif outcome.settlement.state is TaskState.SUCCEEDED and known.lift(upstream, credential):
-                log.info("upstream works again", extra={"upstream": upstream})
-                self._capacity.share_anew()
-                async with self._database.write() as connection:
-                    await pauses.lift(connection, upstream, credential=credential)
-        except StoreUnavailableError as error:
-            log.warning("pause not noted", extra={"upstream": upstream, "error": str(error)})
-
-    def _follow_up(self, claimed: Claimed, settled: Settlement) -> None:
-        """A retry that is due soon stays with this worker: its own timer is the hint."""
-        if settled.state is TaskState.QUEUED and settled.hinted and settled.not_before is not None:
-            delay_s = (settled.not_before - datetime.now(UTC)).total_seconds()
-            asyncio.get_running_loop().call_later(max(0.0, delay_s) + 0.001, self._again, claimed)
-
-
-def _call(running: Running, connected: Connected, credential: str) -> Call:
-    claimed = running.claimed
-    left_s = (claimed.deadline - datetime.now(UTC)).total_seconds()
-
-    def sent() -> None:
-        running.sent = True
-
-    return Call(
-        endpoint=claimed.endpoint,
-        model=claimed.route.partition("/")[2],
-        body=claimed.body,
-        request_id=claimed.upstream_request_id,
-        credential=credential,
-        timeout_s=max(1.0, min(left_s, connected.spec.total_timeout_s)),
-        on_sent=sent,
-    )
+            resolution = await self._settler.settle(settlement)
+        except Exception:
+            log.exception("answer not stored", extra={"task_id": str(claimed.id), "attempt": claimed.attempt})
+            resolution = await self._settler.settle(outcomes.unstorable(settlement))
+        settled = resolution.settlement
+        if resolution.task and settled.state is TaskState.QUEUED and settled.hinted:
+            self._again(claimed, at=settled.not_before or datetime.now(UTC))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -34,8 +34,8 @@ class Settler:
         self._notices: set[asyncio.Task[None]] = set()
         self._coalescer = Coalescer(self._write, max_weight=MAX_TOGETHER)
 
-    async def settle(self, settlement: Settlement) -> Resolution | None:
-        """Returns when it is committed. None: the task is not there any more."""
+    async def settle(self, settlement: Settlement) -> Resolution:
+        """Returns when it is committed: what it could still change."""
         while True:
             try:
                 return await self._coalescer.submit(settlement)
@@ -43,29 +43,20 @@ class Settler:
                 log.warning("settling waits for the database", extra={"error": str(error)})
                 await asyncio.sleep(AGAIN_AFTER_S)
 
-    async def _write(self, given: Sequence[Settlement]) -> list[Resolution | None]:
-        by_settlement: dict[int, Resolution] = {}
+    async def drain(self) -> None:
+        """Return when every notice is on its way."""
+        if self._notices:
+            await asyncio.wait(set(self._notices))
+
+    async def _write(self, given: Sequence[Settlement]) -> list[Resolution]:
         async with self._database.write() as connection:
-            for turn in _one_a_task(given):
-                resolved = await settlements.settle(connection, turn, now=datetime.now(UTC), shard=self._shard)
-                by_task = {r.settlement.task_id: r for r in resolved}
-                by_settlement |= {id(s): by_task[s.task_id] for s in turn if s.task_id in by_task}
-        ended = [r.settlement.task_id for r in by_settlement.values() if r.task and r.settlement.state.ended]
-        if ended:
+            resolved = await settlements.settle(connection, given, now=datetime.now(UTC), shard=self._shard)
+        if ended := [r.settlement.task_id for r in resolved if r.task and r.settlement.state.ended]:
             self._notify(ended)
-        return [by_settlement.get(id(s)) for s in given]
+        return resolved
 
     def _notify(self, ended: list[UUID]) -> None:
         """Beside the next transaction, not before it: a slow bus must not slow settling."""
         notice = asyncio.create_task(self._bus.publish(ENDED, ended))
         self._notices.add(notice)
         notice.add_done_callback(self._notices.discard)
-
-
-def _one_a_task(given: Sequence[Settlement]) -> Iterator[list[Settlement]]:
-    """Usually one turn. A task whose lease was lost and won again may bring two accounts of itself."""
-    rest = list(given)
-    while rest:
-        turn = {s.task_id: s for s in reversed(rest)}
-        yield list(turn.values())
-        rest = [s for s in rest if turn[s.task_id] is not s]

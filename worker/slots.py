@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 from tollgate.domain.states import Priority
@@ -38,6 +39,10 @@ class Slots:
         """Calls that ended in the last RATE_WINDOW_S."""
         self._forget(now_s)
         return len(self._settled)
+
+    def settled_within(self, seconds: float, now_s: float) -> int:
+        """The same for a shorter time."""
+        return sum(1 for _ in itertools.takewhile(lambda at_s: at_s >= now_s - seconds, reversed(self._settled)))
 
     def _forget(self, now_s: float) -> None:
         while self._settled and self._settled[0] < now_s - RATE_WINDOW_S:

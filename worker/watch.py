@@ -10,13 +10,14 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from tollgate.broker.bus import ENDED, Bus
 from tollgate.domain.errors import UpstreamError
-from tollgate.store import leases, settlements
+from tollgate.domain.settling import Settlement
+from tollgate.store import leases, price_list, settlements
 from tollgate.store.database import Database
 from worker import outcomes
 from worker.outcomes import Rules
@@ -46,7 +47,7 @@ class Watch:
         self._rules = rules
         self._clock = clock
         self._seen: dict[UUID, Sighting] = {}
-        self._read_at_s: float | None = None
+        self._read_at_s = float("-inf")
 
     async def look(self) -> None:
         """Read every heartbeat; bury the workers that are dead; give back what dead ones held."""
@@ -65,14 +66,10 @@ class Watch:
         while True:
             async with self._database.write() as connection:
                 found = await leases.orphans(connection, limit=RESCUE_AT_ONCE)
+                if found:
+                    self._rules.prices = await price_list.load(connection)
                 now = datetime.now(UTC)
-                error = UpstreamError("its worker died before the answer came", kind="cut")
-                given = [
-                    outcomes.failed(
-                        orphan, error, sent=True, rules=self._rules, now=now, jitter=random.random()
-                    ).settlement
-                    for orphan in found
-                ]
+                given = [self._left_behind(orphan, now=now) for orphan in found]
                 resolved = await settlements.settle(connection, given, now=now) if given else []
             rescued += len(found)
             if ended := [r.settlement.task_id for r in resolved if r.task and r.settlement.state.ended]:
@@ -80,17 +77,24 @@ class Watch:
             if len(found) < RESCUE_AT_ONCE:
                 return rescued
 
+    def _left_behind(self, orphan: leases.Orphan, *, now: datetime) -> Settlement:
+        """Not hinted: the worker that would have remembered the retry is gone."""
+        error = UpstreamError("its worker died before the answer came", kind="cut")
+        outcome = outcomes.failed(orphan, error, sent=True, rules=self._rules, now=now, jitter=random.random())
+        return replace(outcome.settlement, hinted=False)
+
     async def _dead(self) -> list[UUID]:
+        """Those whose heartbeat stood still for DEAD_AFTER_S. Raises StoreUnavailableError, and starts anew then."""
         started = self._clock()
+        previous, self._seen = self._seen, {}
         async with self._database.read() as connection:
             alive = await leases.alive(connection)
         now = self._clock()
-        if self._read_at_s is None or now - started > LATE_READ_S or started - self._read_at_s > LATE_READ_S:
-            self._seen.clear()
+        if now - started > LATE_READ_S or started - self._read_at_s > LATE_READ_S:
+            previous = {}
         self._read_at_s = now
-        previous, self._seen = self._seen, {}
         for worker in alive:
             last = previous.get(worker.id)
-            unchanged = last is not None and last.heartbeat == worker.heartbeat
-            self._seen[worker.id] = last if unchanged and last else Sighting(worker.heartbeat, now)
+            same = last is not None and last.heartbeat == worker.heartbeat
+            self._seen[worker.id] = last if same and last else Sighting(worker.heartbeat, now)
         return [worker_id for worker_id, seen in self._seen.items() if now - seen.since_s >= DEAD_AFTER_S]

@@ -95,14 +95,14 @@ def distributed_environment(empty_postgres_url: str, redis_url: str, simulator_u
 
 
 @pytest.fixture
-def distributed(
-    processes: Processes, distributed_environment: dict[str, str], simulator_url: str
-) -> Deployment:
+def distributed(processes: Processes, distributed_environment: dict[str, str], simulator_url: str) -> Deployment:
     """The commands of docker-compose.yml, with Celery's own command for the worker."""
     environment = distributed_environment
     migrated = processes.run("tollgate", "migrate", environment=environment)
     assert migrated.returncode == 0, migrated.stderr
-    made = processes.run("tollgate", "keys", "create", "--project", "default", "--role", "admin", "--json", environment=environment)
+    made = processes.run(
+        "tollgate", "keys", "create", "--project", "default", "--role", "admin", "--json", environment=environment
+    )
     assert made.returncode == 0, made.stderr
     worker = processes.start("celery", "-A", "worker", "worker", "--loglevel", "info", environment=environment)
     beat = processes.start("tollgate", "beat", environment=environment)

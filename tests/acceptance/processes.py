@@ -24,7 +24,11 @@ class Process:
         self.log = log
         self._file = log.open("wb")
         self._process = subprocess.Popen(
-            self.command, stdout=self._file, stderr=subprocess.STDOUT, env={**clean_environment(), **environment}, cwd=cwd
+            self.command,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            env={**clean_environment(), **environment},
+            cwd=cwd,
         )
 
     def wait_for(self, pattern: str, *, timeout_s: float = START_S) -> re.Match[str]:

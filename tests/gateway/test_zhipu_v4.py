@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import ANSWER, LIMIT_S, V4, Caller, Gate, chat, refusal, until
 from tests.gateway.upstream import Upstream
 from tollgate.simulator import SimulatorSettings
+from tollgate.store import pauses
 from tollgate.store.claims import Claimed
 
 SYNC, ASYNC = V4 + "/chat/completions", V4 + "/async/chat/completions"
@@ -205,10 +207,27 @@ class TestTimeout:
         assert (await caller.post(SYNC, chat()))["choices"][0]["message"]["content"] == "hi"
 
 
+async def test_a_call_to_a_paused_upstream_is_given_up_and_says_why(gate_with: OpenGate) -> None:
+    async with gate_with(sync_retry_s=0.05) as gate:
+        caller = await gate.caller()
+        now = datetime.now(UTC)
+        async with gate.services.database.write() as connection:
+            await pauses.pause(
+                connection, "zhipu", credential="KEY", reason="no_balance (1113): arrears", now=now, until=now
+            )
+        response = await caller.send("POST", SYNC, body=chat())
+        assert refusal(response, 429)["code"] == "1113"
+        assert "arrears" in refusal(response, 429)["message"]
+        assert response.headers["x-should-retry"] == "false"
+        assert (await newest(caller))["state"] == "failed", "not left queued"
+
+
 class TestLeaving:
     """The client closes the connection while its answer is waited for."""
 
-    async def leave(self, gate: Gate, caller: Caller, body: Any) -> list[MutableMapping[str, Any]]:
+    async def leave(
+        self, gate: Gate, caller: Caller, body: Any, *, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> list[MutableMapping[str, Any]]:
         """Call, leave when the gateway waits, and return what it sent all the same."""
         left = asyncio.Event()
         sent: list[MutableMapping[str, Any]] = []
@@ -232,7 +251,7 @@ class TestLeaving:
             "root_path": "",
             "scheme": "http",
             "query_string": b"",
-            "headers": [(b"authorization", f"Bearer {caller.key}".encode())],
+            "headers": [(b"authorization", f"Bearer {caller.key}".encode()), *headers],
         }
         calling = asyncio.create_task(gate.app(scope, receive, send))
         await until(lambda: gate.services.waiters.waiting)
@@ -240,17 +259,17 @@ class TestLeaving:
         await asyncio.wait_for(calling, LIMIT_S)
         return sent
 
-    async def test_a_task_that_nobody_can_ask_for_is_cancelled(
+    async def test_a_task_is_cancelled_where_the_client_asked_for_that(
         self, gate: Gate, caplog: pytest.LogCaptureFixture
     ) -> None:
         caller = await gate.caller()
-        sent = await self.leave(gate, caller, chat())
+        sent = await self.leave(gate, caller, chat(), headers=((b"x-on-disconnect", b"cancel"),))
         assert sent[0]["status"] == 499
         assert (await newest(caller))["state"] == "cancelled"
         assert not gate.services.waiters.waiting
         assert not [record for record in caplog.records if record.name.startswith("tollgate")], "nothing to tell"
 
-    async def test_one_with_a_request_id_goes_on_for_who_asks_again(self, gate: Gate) -> None:
+    async def test_otherwise_it_goes_on_for_who_asks_again(self, gate: Gate) -> None:
         caller = await gate.caller()
         await self.leave(gate, caller, chat(request_id="request-1"))
         task = await newest(caller)

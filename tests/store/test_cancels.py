@@ -72,3 +72,25 @@ async def test_an_unknown_task_is_not_found(database: Database) -> None:
     key = await seeds.a_key(database)
     with pytest.raises(NotFoundError):
         await cancel(database, new_id(), project_id=key.project_id)
+
+
+async def test_giving_up_fails_a_queued_task_with_its_reason(database: Database) -> None:
+    key = await seeds.a_key(database)
+    (id_,) = await seeds.queued(database, key)
+    async with database.write() as connection:
+        assert await cancels.give_up(
+            connection, id_, project_id=key.project_id, code="no_balance", message="paused", now=seeds.NOW
+        )
+    assert (await seeds.row(database, id_)).state == "failed"
+    (result,) = await seeds.rows_of(database, task_results)
+    assert (result.error_code, result.error_message) == ("no_balance", "paused")
+
+
+async def test_giving_up_leaves_a_running_task_to_its_worker(database: Database) -> None:
+    key = await seeds.a_key(database)
+    task = await seeds.running(database, key)
+    async with database.write() as connection:
+        assert not await cancels.give_up(
+            connection, task.id, project_id=key.project_id, code="no_balance", message="paused", now=seeds.NOW
+        )
+    assert (await seeds.row(database, task.id)).state == "running"

@@ -237,8 +237,10 @@ async def test_two_settlements_of_one_task_in_one_call_are_booked_once(database:
 
 
 async def test_a_task_that_never_ran_ends_without_an_attempt(database: Database) -> None:
-    (id_,) = await seeds.queued(database, await seeds.a_key(database))
-    await seeds.settle(database, cancels.cancelled(id_, fence=0, attempt=1))
+    key = await seeds.a_key(database)
+    (id_,) = await seeds.queued(database, key)
+    async with database.write() as connection:
+        await cancels.cancel(connection, id_, project_id=key.project_id, now=seeds.NOW)
     assert (await result_of(database)).attempt == 0
     (row,) = await seeds.rows_of(database, usage_hourly)
     assert (row.upstream, row.tasks_failed, row.attempts) == ("", 1, 0)

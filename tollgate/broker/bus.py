@@ -11,12 +11,15 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 log = logging.getLogger("tollgate.bus")
 
@@ -26,6 +29,9 @@ Handler = Callable[[list[UUID]], None]
 
 RECONNECT_S = 2.0
 TIMEOUT_S = 1.0
+SILENCE_S = 5.0
+"""A listener that heard nothing for so long asks, and for twice as long hangs up: a connection that was cut
+without a word would be listened to for ever."""
 CHANNEL_PREFIX = "tollgate:"
 
 
@@ -74,10 +80,8 @@ class RedisBus:
     """Redis publish/subscribe: one listening connection a process, reconnected every RECONNECT_S."""
 
     def __init__(self, url: str) -> None:
-        self._client = redis.asyncio.Redis.from_url(
-            url, socket_connect_timeout=TIMEOUT_S, socket_timeout=None, health_check_interval=10
-        )
-        self._sender = redis.asyncio.Redis.from_url(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S)
+        self._listener = _client(url)
+        self._sender = _client(url)
         self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
@@ -88,8 +92,8 @@ class RedisBus:
 
     async def start(self) -> None:
         """Returns when subscribed, or after RECONNECT_S without: the bus may come later."""
-        if self._handlers:
-            self._listening = asyncio.create_task(self._listen(), name="bus")
+        if self._handlers and self._listening is None:
+            self._listening = asyncio.create_task(self._listen_forever(), name="bus")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._subscribed.wait(), RECONNECT_S)
 
@@ -99,6 +103,8 @@ class RedisBus:
             await self._sender.publish(CHANNEL_PREFIX + channel, payload)
         except (redis.exceptions.RedisError, OSError) as error:
             self._note_failure(error)
+        else:
+            self._failing = False
 
     async def ping(self) -> None:
         try:
@@ -111,36 +117,57 @@ class RedisBus:
             self._listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listening
-        await self._client.aclose()
+        await self._listener.aclose()
         await self._sender.aclose()
 
-    async def _listen(self) -> None:
+    async def _listen_forever(self) -> None:
         while True:
             try:
-                async with self._client.pubsub(ignore_subscribe_messages=False) as pubsub:
+                async with self._listener.pubsub() as pubsub:
                     await pubsub.subscribe(*self._handlers)
-                    async for message in pubsub.listen():
-                        self._received(message)
+                    await self._listen(pubsub)
             except (redis.exceptions.RedisError, OSError) as error:
                 self._note_failure(error)
-                await asyncio.sleep(RECONNECT_S)
+            await asyncio.sleep(RECONNECT_S)
 
-    def _received(self, message: dict[str, object]) -> None:
+    async def _listen(self, pubsub: PubSub) -> None:
+        asked = False
+        while True:
+            message = await pubsub.get_message(timeout=SILENCE_S)
+            if message is not None:
+                asked = False
+                self._received(message)
+            elif asked:
+                raise ConnectionError(f"no sign of life for {2 * SILENCE_S:.0f} s")
+            else:
+                asked = True
+                await pubsub.ping()
+
+    def _received(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
             self._failing = False
             self._subscribed.set()
         elif message["type"] == "message":
-            channel, data = message["channel"], message["data"]
-            if not isinstance(channel, bytes) or not isinstance(data, bytes):
+            handlers = self._handlers[message["channel"].decode()]
+            try:
+                ids = [UUID(text) for text in orjson.loads(message["data"])]
+            except (ValueError, TypeError, AttributeError) as error:  # somebody else's; ours are lists of ids
+                log.warning("unreadable notice", extra={"error": repr(error)})
                 return
-            ids = [UUID(text) for text in orjson.loads(data)]
-            for handler in self._handlers[channel.decode()]:
+            for handler in handlers:
                 handler(ids)
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:
             log.warning("event bus unreachable, waiting falls back to the database", extra={"error": repr(error)})
         self._failing = True
+
+
+def _client(url: str) -> redis.asyncio.Redis:
+    """One more try at once, since a connection may have died of age, and none after a timeout: by itself
+    Redis's client would try for seconds."""
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
+    return redis.asyncio.Redis.from_url(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, retry=retry)
 
 
 def open_bus(redis_url: str | None) -> Bus:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,33 +26,36 @@ IDS_PER_MESSAGE = 500
 MAX_WAITING = 100_000
 """Ids held while the broker hangs; older ones are dropped, for the announcer to tell again."""
 PAUSE_AFTER_FAILURE_S = 1.0
+CLOSE_S = 2.0
 
 
 class Publisher:
-    """One thread, one connection. `announce` never blocks; `close` sends what waits, for a second at most."""
+    """One thread, one connection. `announce` never blocks; `close` sends what waits, for two seconds at most."""
 
     def __init__(self, app: celery.Celery) -> None:
         self._app = app
         self._waiting: deque[tuple[str, str, str]] = deque(maxlen=MAX_WAITING)
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
     def announce(self, lane: str, hints: Hints) -> None:
         """Queue a hint for publishing. Thread-safe."""
-        self._waiting.extend((lane, route, str(task_id)) for route, ids in hints.items() for task_id in ids)
+        # Made before it is handed over: the thread would send the first ids of a list that still grows.
+        self._waiting.extend([(lane, route, str(task_id)) for route, ids in hints.items() for task_id in ids])
         self._wake.set()
 
     def close(self) -> None:
-        self._closing = True
+        """Send what waits and end the thread; one that hangs in the broker's client ends with the process."""
+        self._closing.set()
         self._wake.set()
-        self._thread.join(timeout=2.0)
+        self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         producer: kombu.Producer | None = None
-        while not (self._closing and (self._failing or not self._waiting)):
+        while not (self._closing.is_set() and (self._failing or not self._waiting)):
             self._wake.wait()
             self._wake.clear()
             while self._waiting:
@@ -63,14 +65,27 @@ class Publisher:
                     self._failing = False
                 except Exception as error:  # whatever the broker's client raises: the hint is not worth more
                     self._failed(error)
+                    self._hang_up(producer)
                     producer = None
-        if producer is not None:
-            producer.release()
+        self._hang_up(producer)
 
     def _connect(self) -> kombu.Producer:
         connection = self._app.connection_for_write()
-        connection.connect()
-        return kombu.Producer(connection.default_channel, serializer="json")
+        try:
+            connection.connect()
+            return kombu.Producer(connection, serializer="json")
+        except BaseException:
+            connection.release()
+            raise
+
+    def _hang_up(self, producer: kombu.Producer | None) -> None:
+        """Close the connection, as far as a broken one can be closed."""
+        connection = producer.connection if producer is not None else None
+        if connection is not None:
+            try:
+                connection.release()
+            except Exception as error:  # the thread must outlive it
+                log.debug("broker connection not closed", extra={"error": repr(error)})
 
     def _next_messages(self) -> dict[str, dict[str, list[str]]]:
         """Up to IDS_PER_MESSAGE waiting ids, one message a lane."""
@@ -89,5 +104,4 @@ class Publisher:
             log.warning("broker unreachable, hints wait for the announcer", extra={"error": repr(error)})
         self._failing = True
         self._waiting.clear()
-        if not self._closing:
-            time.sleep(PAUSE_AFTER_FAILURE_S)
+        self._closing.wait(PAUSE_AFTER_FAILURE_S)

@@ -57,7 +57,8 @@ def _row(
     priority = _allowed_priority(request, key=key, default=default)
     start = max(request.run_after or now, now)
     deadline = request.expires_at or start + timedelta(seconds=request.timeout_s or limits.task_timeout_s)
-    if deadline <= start:
+    # With a request_id it may be a repeat of one accepted in time: a new one expires as soon as it is queued.
+    if deadline <= start and request.request_id is None:
         raise InvalidRequestError(
             "expires_at is not after the task's start", field="expires_at", allowed="a later time"
         )

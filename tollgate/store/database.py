@@ -137,6 +137,7 @@ def _postgres_engine(url: sa.URL, *, pool: int) -> AsyncEngine:
         url,
         pool_size=pool,
         max_overflow=0,
+        hide_parameters=True,  # prompts and answers must not reach a log by way of an error's text
         pool_timeout=10,
         pool_pre_ping=False,
         json_serializer=_json,
@@ -159,6 +160,7 @@ def _sqlite_engine(url: sa.URL, *, begin: str, pool: int) -> AsyncEngine:
         poolclass=sa.pool.AsyncAdaptedQueuePool,
         pool_size=pool,
         max_overflow=0,
+        hide_parameters=True,  # prompts and answers must not reach a log by way of an error's text
         pool_timeout=60,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
     )

@@ -5,7 +5,7 @@ ZhipuAI: docs.bigmodel.cn, "chat completions". OpenAI-compatible: vLLM, SGLang, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -35,7 +35,7 @@ class ChatUpstream:
         if secret := self._secrets.get(call.credential):
             headers["Authorization"] = f"Bearer {secret}"
         status, parsed, text = await self._wire.post(
-            PATHS[call.endpoint], orjson.dumps(body), headers=headers, timeout_s=call.timeout_s, trace=call.on_sent
+            PATHS[call.endpoint], orjson.dumps(body), headers=headers, timeout_s=call.timeout_s, on_sent=call.on_sent
         )
         return _answer(call.endpoint, status, parsed, text)
 
@@ -45,29 +45,41 @@ class ChatUpstream:
 
 def _answer(endpoint: str, status: int, parsed: Mapping[str, Any], text: str) -> Answer:
     """Raises UpstreamError (garbage) for a 200 that holds no answer."""
-    finish_reason = None
+    usage = parse_usage(parsed.get("usage"))
+    finish_reason: object = None
+    texts: tuple[str, ...] = ()
     if endpoint == "chat":
-        finish_reason = _finish_reason(parsed, status)
+        choices = _choices(parsed, status)
+        finish_reason = choices[0].get("finish_reason")
+        texts = () if usage else tuple(_texts(choices))
     elif not isinstance(parsed.get("data"), list):
         raise UpstreamError("the answer has no data", http_status=status, kind="garbage")
     upstream_id = parsed.get("id")
     return Answer(
         body=text,
-        usage=parse_usage(parsed.get("usage")),
+        usage=usage,
         http_status=status,
         upstream_id=upstream_id if isinstance(upstream_id, str) else None,
-        finish_reason=finish_reason,
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        texts=texts,
     )
 
 
-def _finish_reason(parsed: Mapping[str, Any], status: int) -> str | None:
+def _choices(parsed: Mapping[str, Any], status: int) -> list[dict[str, Any]]:
     choices = parsed.get("choices")
-    whole = isinstance(choices, list) and choices and all(_is_choice(choice) for choice in choices)
-    if not whole or not isinstance(choices, list):
+    if not isinstance(choices, list) or not choices or not all(_is_choice(choice) for choice in choices):
         raise UpstreamError("the answer has no choices", http_status=status, kind="garbage")
-    reason = choices[0].get("finish_reason")
-    return reason if isinstance(reason, str) else None
+    return choices
 
 
 def _is_choice(choice: object) -> bool:
     return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+
+
+def _texts(choices: list[dict[str, Any]]) -> Iterator[str]:
+    for choice in choices:
+        for field in ("content", "reasoning_content"):
+            if isinstance(text := choice["message"].get(field), str):
+                yield text
+        if calls := choice["message"].get("tool_calls"):
+            yield orjson.dumps(calls).decode()

@@ -22,7 +22,8 @@ class Call:
     """The name of the credential to use; "" for an upstream without any."""
     timeout_s: float
     on_sent: Callable[[], None]
-    """Called just before the first byte leaves: from then on the call may be billed."""
+    """Called just before the first byte leaves: from then on the call may be billed. May raise UpstreamError, and
+    then nothing is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Answer:
     http_status: int
     upstream_id: str | None
     finish_reason: str | None = None
+    texts: tuple[str, ...] = ()
+    """What the model wrote, where usage is None: to be estimated by."""
 
 
 class Upstream(Protocol):

@@ -5,7 +5,7 @@ aiohttp, because a call costs it 0.1 ms of CPU with a thousand in flight, where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -16,6 +16,9 @@ from tollgate.domain.routing import UpstreamSpec
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """A longer answer is no chat completion; reading on would only fill memory."""
+KEEP_ALIVE_S = 4.0
+"""An idle connection is kept so long: less than servers do (uvicorn, and so vLLM: 5 s), since a call written to a
+connection that is just being closed may or may not have been read."""
 MAX_MESSAGE = 500
 """Characters of an upstream's error message that are kept."""
 
@@ -29,7 +32,7 @@ class Wire:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(
-        self, path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, trace: Any
+        self, path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, on_sent: Callable[[], None]
     ) -> tuple[int, Mapping[str, Any], str]:
         """POST and read whole. Returns status, the parsed object and its text. Raises UpstreamError."""
         limits = aiohttp.ClientTimeout(
@@ -44,13 +47,13 @@ class Wire:
                 headers={"Content-Type": "application/json", **headers},
                 timeout=limits,
                 allow_redirects=False,
-                trace_request_ctx=trace,
+                trace_request_ctx=on_sent,
             ) as response:
                 raw = await _read_whole(response)
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamError("no connection in time", kind="connect") from error
         except aiohttp.ClientConnectorError as error:
-            raise UpstreamError(f"no connection: {error.strerror or error}", kind="connect") from error
+            raise UpstreamError(f"no connection: {error}"[:MAX_MESSAGE], kind="connect") from error
         except TimeoutError as error:
             raise UpstreamError("no answer in time", kind="timeout") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -63,7 +66,7 @@ class Wire:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
             self._session = aiohttp.ClientSession(
                 connector=connector, trace_configs=[_sent_trace()], auto_decompress=True
             )
@@ -111,13 +114,18 @@ def _refusal(response: aiohttp.ClientResponse, parsed: Any) -> UpstreamError:
     told = parsed.get("error") if isinstance(parsed, dict) else None
     told = told if isinstance(told, dict) else {}
     code = told.get("code") or told.get("type")
-    message = str(told.get("message") or f"HTTP {response.status}")[:MAX_MESSAGE]
+    message = _plain(str(told.get("message") or f"HTTP {response.status}"))
     return UpstreamError(
         message,
-        code=str(code) if isinstance(code, str | int) else None,
+        code=_plain(str(code)) if isinstance(code, str | int) else None,
         http_status=response.status,
         retry_after_s=_retry_after(response.headers.get("Retry-After")),
     )
+
+
+def _plain(text: str) -> str:
+    """Without NUL and what else no database's text can hold."""
+    return text[:MAX_MESSAGE].replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _retry_after(header: str | None) -> float | None:

@@ -13,7 +13,7 @@ from gateway.dialects.zhipu_v4 import render
 from gateway.dialects.zhipu_v4.errors import FINAL, RESPONSES, answer, error_response, failed_task
 from gateway.leaving import unless_left
 from gateway.openapi import body_of
-from gateway.querying import cancel_task, read_task
+from gateway.querying import cancel_task, give_up_if_paused, read_task
 from gateway.services import Services, ServicesDep
 from tollgate.domain.errors import InvalidRequestError
 from tollgate.domain.states import TaskState
@@ -45,20 +45,31 @@ async def result(task_id: str, services: ServicesDep, key: KeyDep, wait: Wait = 
 
 @router.post("/chat/completions", openapi_extra=body_of(ChatBody))
 async def complete(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
-    """A synchronous call is a task like any other; this waits for its end."""
+    """A synchronous call is a task like any other; this waits for its end.
+
+    A client that leaves: the task runs on and its result can be fetched. With `x-on-disconnect: cancel` it is
+    cancelled."""
     asked = await _parse(request, services, sync=True)
     accepted = await services.intake.submit_one(asked, key=key)
-    waiting = read_task(services, key, accepted.id, wait_s=services.settings.sync_timeout_s)
     try:
-        one = await unless_left(request, waiting)
+        one = await unless_left(request, _wait(services, key, accepted))
     except ClientDisconnect:
-        # Nobody knows the task's id. With a request_id the client can ask again, and finds it.
-        if asked.request_id is None:
+        if request.headers.get("x-on-disconnect") == "cancel" and not accepted.duplicate:
             await cancel_task(services, key, accepted.id)
         raise
     if not one.state.ended:
         return await _late(services, key, accepted)
     return _answered(one)
+
+
+async def _wait(services: Services, key: Key, accepted: Accepted) -> Task:
+    """The task at its end, or when time is over. One that a paused upstream keeps waiting is given up sooner."""
+    patience_s = min(services.settings.sync_retry_s, services.settings.sync_timeout_s)
+    one = await read_task(services, key, accepted.id, wait_s=patience_s)
+    if not accepted.duplicate:
+        one = await give_up_if_paused(services, key, one)
+    left_s = services.settings.sync_timeout_s - patience_s
+    return one if one.state.ended else await read_task(services, key, accepted.id, wait_s=left_s)
 
 
 def _answered(one: Task) -> fastapi.Response:

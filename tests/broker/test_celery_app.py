@@ -1,0 +1,52 @@
+"""What Celery's broker does with our settings, on a real Redis."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tests.broker.private_redis import PrivateRedis
+from tollgate.broker.celery_app import RECONNECT_S, create_celery
+from tollgate.domain.ids import new_id
+from tollgate.domain.lanes import LANES, expand
+
+
+def test_interactive_messages_are_taken_before_bulk_ones(redis_url: str) -> None:
+    served = expand("cloud")
+    app = create_celery(redis_url, lanes=served)
+    for lane in ("cloud.bulk", "cloud.interactive"):
+        for _ in range(10):
+            app.send_task("tollgate.run", args=[lane, {"zhipu/m": [str(new_id())]}], queue=lane, ignore_result=True)
+    order: list[str] = []
+
+    def take(body: Any, message: Any) -> None:
+        order.append(body[0][0])
+        message.ack()
+
+    queues = [app.amqp.queues[lane] for lane in served]
+    with app.connection_for_read() as connection, connection.Consumer(queues, callbacks=[take]) as consumer:
+        consumer.qos(prefetch_count=1)
+        while len(order) < 20:
+            connection.drain_events(timeout=20)
+    app.close()
+    # One bulk message may be asked for before the first interactive one is there: BRPOP names all queues in order.
+    assert order == ["cloud.interactive"] * 10 + ["cloud.bulk"] * 10
+
+
+def test_a_worker_waits_evenly_for_its_broker(private_redis: PrivateRedis) -> None:
+    app = create_celery(private_redis.url, lanes=LANES)
+    private_redis.stop()
+    waits: list[float] = []
+
+    def failed(_error: Exception, interval: float) -> None:
+        waits.append(interval)
+        if len(waits) == 2:
+            private_redis.start()
+
+    began = time.monotonic()
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(failed)
+        assert connection.connected
+    assert waits == [RECONNECT_S, RECONNECT_S]
+    assert time.monotonic() - began < 3 * RECONNECT_S
+    app.close()

@@ -1,0 +1,51 @@
+"""What an outcome says of the credential it was called with: paused, or working again. Kept in the store, where
+every worker reads it with its heartbeat."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from tollgate.domain.errors import StoreUnavailableError
+from tollgate.domain.states import TaskState
+from tollgate.store import pauses
+from tollgate.store.database import Database
+from worker.outcomes import Outcome
+from worker.pausing import Pauses
+
+log = logging.getLogger("tollgate.credentials")
+
+
+class Credentials:
+    """Belongs to the engine's loop."""
+
+    def __init__(self, database: Database, known: Pauses) -> None:
+        self._database = database
+        self._known = known
+
+    async def heed(self, upstream: str, credential: str, outcome: Outcome) -> None:
+        """Pause the credential that was refused; lift the pause that a success disproves. Never raises.
+
+        The store's note of it can wait for the next probe; the answer at hand must not suffer for it."""
+        try:
+            if outcome.pause_reason is not None:
+                await self._pause(upstream, credential, reason=outcome.pause_reason)
+            elif outcome.settlement.state is TaskState.SUCCEEDED and self._known.lift(upstream, credential):
+                await self._lift(upstream, credential)
+        except StoreUnavailableError as error:
+            log.warning("pause not noted", extra={"upstream": upstream, "error": str(error)})
+        except Exception:
+            log.exception("pause not noted", extra={"upstream": upstream})
+
+    async def _pause(self, upstream: str, credential: str, *, reason: str) -> None:
+        log.error("upstream paused", extra={"upstream": upstream, "credential": credential, "reason": reason})
+        until = self._known.pause(upstream, credential)
+        async with self._database.write() as connection:
+            await pauses.pause(
+                connection, upstream, credential=credential, reason=reason, now=datetime.now(UTC), until=until
+            )
+
+    async def _lift(self, upstream: str, credential: str) -> None:
+        log.info("upstream works again", extra={"upstream": upstream, "credential": credential})
+        async with self._database.write() as connection:
+            await pauses.lift(connection, upstream, credential=credential)
