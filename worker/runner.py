@@ -173,7 +173,11 @@ class Runner:
             log.exception(
                 "attempt broke", extra={"task_id": str(running.claimed.id), "attempt": running.claimed.attempt}
             )
-            return self._failed(running, UpstreamError("the worker broke while it ran this", kind="cut"))
+            # As if it was sent, whether or not: a fault of ours must run out of purchases, not go on till the deadline.
+            running.sent = True
+            return self._failed(
+                running, UpstreamError("the worker broke while it ran this; its log says more", kind="cut")
+            )
         await self._know_price(running.claimed)
         return outcomes.answered(
             running.claimed, answer, rules=self._rules, now=datetime.now(UTC), jitter=random.random()

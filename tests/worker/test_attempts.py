@@ -21,6 +21,7 @@ from tollgate.store import cancels, settlements
 from tollgate.store.database import WriteConnection
 from tollgate.store.tasks import Task
 from worker.outcomes import Rules
+from worker.upstreams.chat import ChatUpstream
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4}
 
@@ -82,6 +83,18 @@ async def test_purchases_are_limited(world: World) -> None:
     assert task.state is TaskState.FAILED
     assert outcomes_of(task) == [AttemptOutcome.UNCERTAIN] * 4
     assert "not tried again" in (task.error_message or "")
+
+
+async def test_a_fault_of_our_own_runs_out_of_purchases(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    # A bug that nobody knows yet has no other way in.
+    monkeypatch.setattr(ChatUpstream, "call", broken)
+    engine = await world.engine(zhipu("http://127.0.0.1:9"))
+    [task] = await world.run(engine, "hello")
+    assert (task.state, outcomes_of(task)) == (TaskState.FAILED, [AttemptOutcome.UNCERTAIN] * 4)
+    assert "the worker broke" in (task.error_message or "")
 
 
 async def test_on_uncertain_fail_buys_once(world: World) -> None:

@@ -39,7 +39,7 @@ class TaskRequest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the client asked for; not of how the answer is waited for, nor of the gateway's own limits."""
+        """SHA-256 of what the client asked for: not how it waits for the answer, nor the gateway's own limits."""
         content = (
             self.endpoint,
             self.model,
