@@ -27,3 +27,4 @@ def configure(level: str) -> None:
     handler.setFormatter(FieldsFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("tollgate").setLevel(level.upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # also where Celery opens the root logger later

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.acceptance.conftest import Deployment
+from tests.acceptance.processes import Processes
 from tests.acceptance.test_main_path import wait_until_ended
 
 
@@ -47,3 +48,13 @@ def test_a_killed_workers_tasks_run_again_elsewhere(distributed: Deployment) -> 
     usage = distributed.get("/usage", by="model")["total"]
     assert usage["tasks_succeeded"] == 40
     assert 40 <= distributed.bill()["charges"] <= 40 + usage["attempts_uncertain"]
+
+
+def test_a_worker_that_cannot_start_says_why_and_fails(
+    processes: Processes, distributed_environment: dict[str, str]
+) -> None:
+    """The database is empty. Scripts and containers see the exit code."""
+    failed = processes.run("tollgate", "worker", environment=distributed_environment)
+    assert failed.returncode == 1
+    assert "run `tollgate migrate`" in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -88,6 +88,9 @@ def test_a_thousand_tasks_cost_what_the_upstream_billed_to_the_last_unit(deploym
         assert by_model == {model: counted[name] for model, counted in bill["by_model"].items()}, name
     assert usage["total"]["attempts_uncertain"] > 0, "the 500s and the garbage may have been billed: they are shown"
     assert sum(task["tries"] for task in ended) > 50, "the faults were there"
+    for process in deployment.processes.started:
+        assert "Label text" not in process.output, "prompts are never logged"
+        assert "Simulated answer" not in process.output, "answers are never logged"
 
 
 def test_a_request_id_makes_one_task_however_often_it_is_sent(deployment: Deployment) -> None:

@@ -103,11 +103,6 @@ def state(name: str) -> Text:
     return Text(name, style=STATE_STYLES.get(name, ""))
 
 
-def short_id(task_id: str) -> str:
-    """The end of an id: a UUIDv7's beginning is its time, which neighbours share."""
-    return task_id[-12:]
-
-
 def listed(names: Sequence[str], *, most: int = 5) -> str:
     """ "a, b, c and 9 more"."""
     rest = len(names) - most

@@ -102,7 +102,10 @@ def worker(
 
     settings = _settings(lanes=lanes, max_in_flight=concurrency)
     app = create_worker_app(settings, configuration.load_catalog(settings))
-    app.worker_main(["worker", "--loglevel", settings.log_level, "--without-gossip", "--without-mingle"])
+    # As `celery worker` does it; `app.worker_main` would lose the exit code.
+    running = app.Worker(loglevel=settings.log_level.upper(), without_gossip=True, without_mingle=True)
+    running.start()
+    raise typer.Exit(running.exitcode or 0)
 
 
 def beat() -> None:

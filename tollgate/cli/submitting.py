@@ -142,10 +142,10 @@ def _result_table(tasks: list[Json]) -> object:
     table = output.table(*columns)
     for task in tasks:
         table.add_row(
-            output.short_id(task["id"]),
+            task["id"],
             *((output.shortened(answers.name_of(task), width=24),) if named else ()),
             output.state(task["state"]),
-            output.shortened(answers.answer_of(task) or answers.error_of(task)),
+            output.shortened(answers.answer_of(task) or answers.error_of(task), width=40),
             answers.tokens_of(task),
             output.money(task.get("cost")) + ("?" if task.get("unpriced") else ""),
         )
