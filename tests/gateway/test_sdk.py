@@ -153,6 +153,7 @@ async def test_a_client_that_closes_its_connection_is_noticed(served: Served) ->
     host, port = served.url.removeprefix("http://").split(":")
     body = b'{"model":"glm-4.7","messages":[{"role":"user","content":"[[latency:60]]"}]}'
     head = f"POST {V4}/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: {served.key}\r\n"
+    head += "x-on-disconnect: cancel\r\n"
     _, writer = await asyncio.open_connection(host, int(port))
     writer.write(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
     simulator = served.gate.simulator

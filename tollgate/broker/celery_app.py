@@ -15,7 +15,7 @@ from celery.app.amqp import AMQP
 
 RUN = "tollgate.run"
 """The message's name. Arguments: lane, {route: [task id, ...]}."""
-MEMORY_BROKER = "memory://"
+MEMORY_BROKER = "memory://localhost/"
 MEMORY_POLLING_S = 0.01
 """kombu's default of 1 s is a second of waiting for nothing."""
 MEMORY_DRAIN_S = 0.1
