@@ -11,7 +11,8 @@ import pytest
 from tests.simulator.client import Start, chat_body
 
 
-def token(*, key_id: str = "tester", secret: str = "secret", expires_s: float = 60) -> str:
+def token(*, key_id: str = "tester", secret: str = "secret", expires_s: float = 3600) -> str:
+    """Made when the tests are collected, used when their turn comes."""
     now_ms = int(time.time() * 1000)
     claims = {"api_key": key_id, "exp": now_ms + int(expires_s * 1000), "timestamp": now_ms}
     return jwt.encode(claims, secret, algorithm="HS256", headers={"alg": "HS256", "sign_type": "SIGN"})

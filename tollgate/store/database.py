@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NewType
@@ -170,7 +171,8 @@ def _sqlite_engine(url: sa.URL, *, begin: str, pool: int) -> AsyncEngine:
         # The driver must not begin transactions by itself: `begin` below does, in the right mode.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _switch_to_wal(cursor)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -187,6 +189,21 @@ def _sqlite_engine(url: sa.URL, *, begin: str, pool: int) -> AsyncEngine:
             connection.rollback()
 
     return engine
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """The mode stays with the file. Of several first connections to a new one, SQLite refuses all but one the switch
+    at once, whatever the timeout (its busy handler is not asked while a lock is upgraded)."""
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def dialect_of(connection: ReadConnection) -> str:
