@@ -11,7 +11,7 @@ from tollgate.broker.bus import CANCEL, ENDED
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Key
-from tollgate.store import cancels, pauses, tasks
+from tollgate.store import cancels, leases, pauses, tasks
 from tollgate.store.tasks import Task
 
 
@@ -48,12 +48,10 @@ async def give_up_if_paused(services: Services, key: Key, one: Task) -> Task:
     """Fail a task that is still queued because its upstream is paused (no balance, a refused key); the task after."""
     if one.state is not TaskState.QUEUED:
         return one
-    upstream = one.route.partition("/")[0]
-    async with services.database.read() as connection:
-        paused = [row for row in await pauses.read(connection) if row.upstream == upstream]
-    if not paused:
+    why = await _pause_of(services, one.route)
+    if why is None:
         return one
-    reason, _, message = paused[0].reason.partition(": ")
+    reason, _, message = why.partition(": ")
     async with services.database.write() as connection:
         await cancels.give_up(
             connection,
@@ -64,6 +62,16 @@ async def give_up_if_paused(services: Services, key: Key, one: Task) -> Task:
             now=datetime.now(UTC),
         )
     return await read_task(services, key, one.id)
+
+
+async def _pause_of(services: Services, route: str) -> str | None:
+    """Why no worker that knows `route` can call it; None where one can, or nobody knows."""
+    async with services.database.read() as connection:
+        paused = [row for row in await pauses.read(connection) if row.upstream == route.partition("/")[0]]
+        if not paused:
+            return None
+        loads = [worker.load[route] for worker in await leases.alive(connection) if route in worker.load]
+    return paused[0].reason if loads and all(load.blocked for load in loads) else None
 
 
 async def _read(services: Services, key: Key, ids: Sequence[UUID]) -> dict[UUID, Task]:

@@ -28,6 +28,8 @@ class Waiters:
         self._database = database
         self._waiting: dict[UUID, set[asyncio.Event]] = {}
         self._looking: asyncio.Task[None] | None = None
+        self.released = False
+        """The gateway stops: nobody waits any more."""
         bus.subscribe(ENDED, self._ended)
 
     @property
@@ -43,10 +45,17 @@ class Waiters:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let go everyone who waits, and who comes: each answers what there is now, before the server ends."""
+        self.released = True
         self._ended(list(self._waiting))
 
     async def wait(self, ids: Collection[UUID], *, timeout_s: float) -> None:
         """Return when any of `ids` ends, has ended, or after `timeout_s`. The caller reads what there is."""
+        if self.released:
+            return
         ended = asyncio.Event()
         for task_id in ids:
             self._waiting.setdefault(task_id, set()).add(ended)

@@ -21,6 +21,20 @@ class FieldsFormatter(logging.Formatter):
         return super().formatMessage(record) + fields
 
 
+def keep_to_ourselves() -> None:
+    """Celery then leaves the log as `configure` made it, and does not tell every message twice."""
+    from celery.signals import setup_logging
+
+    setup_logging.connect(_as_configured, weak=False)
+    logging.getLogger("celery").setLevel(logging.INFO)
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _as_configured(**_: object) -> None:
+    """A receiver is all that Celery looks for."""
+
+
 def configure(level: str) -> None:
     """One handler on the root logger; libraries speak from warning on."""
     handler = logging.StreamHandler(sys.stderr)

@@ -66,9 +66,9 @@ def _windows(workers: list[leases.WorkerRow]) -> dict[str, int]:
     settled: dict[str, int] = {}
     free: dict[str, int] = {}
     for worker in workers:
-        for route, (done, slots) in worker.load.items():
-            settled[route] = settled.get(route, 0) + done
-            free[route] = free.get(route, 0) + slots
+        for route, load in worker.load.items():
+            settled[route] = settled.get(route, 0) + load.settled
+            free[route] = free.get(route, 0) + load.free
     return {route: max(settled[route], 2 * free[route], 1) for route in settled}
 
 

@@ -24,17 +24,12 @@ EVERY_S = 2.0
 
 
 class Beat:
-    """The loops, and a way to ask for an announcing round at once."""
+    """The two loops."""
 
     def __init__(self, *, database: Database, bus: Bus, publisher: Publisher, rules: Rules) -> None:
         self._bus = bus
         self._announcer = Announcer(database, publisher)
         self.watch = Watch(database, bus, rules)
-        self._asked = asyncio.Event()
-
-    def ask(self) -> None:
-        """A round soon: there are new tasks that were not announced, or a buffer runs low."""
-        self._asked.set()
 
     async def run(self) -> None:
         """Until cancelled. A database that is away is waited for.
@@ -57,11 +52,9 @@ class Beat:
 
     async def _announce_forever(self) -> None:
         while True:
-            self._asked.clear()
             async with _outliving("announcing"):
                 await self._tell()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), EVERY_S)
+            await asyncio.sleep(EVERY_S)
 
     async def _tell(self) -> None:
         if ended := await self._announcer.expire():

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tollgate.domain.states import Priority
+from tollgate.store.leases import RouteLoad
 from worker.lease import Heartbeat, Load
 from worker.pausing import Pauses
 from worker.slots import Slots
@@ -47,14 +48,14 @@ class Capacity:
             slots.limit = self._share(route)
 
     def load(self, waiting: Mapping[str, int]) -> Load:
-        """What the announcer feeds by: route -> (calls that ended in the last 10 s, slots free), both less the
-        ids that wait here for them already."""
+        """What the announcer feeds by; the numbers less the ids that wait here already."""
         now_s = time.monotonic()
         load = {}
         for route, slots in self._slots.items():
             waits = waiting.get(route, 0)
-            free = 0 if self.blocked(route) else slots.free(Priority.BULK)
-            load[route] = (max(0, slots.settled_lately(now_s) - waits), max(0, free - waits))
+            blocked = self.blocked(route)
+            free = 0 if blocked else slots.free(Priority.BULK)
+            load[route] = RouteLoad(max(0, slots.settled_lately(now_s) - waits), max(0, free - waits), blocked)
         return load
 
     def _share(self, route: str) -> int:

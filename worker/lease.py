@@ -24,7 +24,7 @@ from tollgate.store.database import Database
 
 log = logging.getLogger("tollgate.lease")
 
-Load = Mapping[str, tuple[int, int]]
+Load = Mapping[str, leases.RouteLoad]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

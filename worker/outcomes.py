@@ -106,6 +106,8 @@ def failed(
     """A try without an answer. `sent`: its first byte left. `bill`: what it cost all the same, where that is known."""
     if not sent and error.http_status is None:
         error = UpstreamError(str(error), kind="connect")
+    if bill is None and error.usage is not None:
+        bill = _bill(leased, error.usage, rules)
     verdict = verdicts.judge(error)
     decision = retries.decide(
         error,
@@ -125,9 +127,9 @@ def failed(
             settlement = given_back(leased, error=error, hinted=True)
             return Outcome(settlement=settlement, pause_reason=f"{named}: {decision.message}")
         case retries.Retry():
-            closes_as = AttemptOutcome.OPEN
-            if decision.close_attempt:
-                closes_as = AttemptOutcome.UNCERTAIN if bill is None else AttemptOutcome.FAILED
+            closes_as = AttemptOutcome.UNCERTAIN if bill is None else AttemptOutcome.FAILED
+            if not decision.close_attempt:  # refused: nothing was bought
+                closes_as, bill = AttemptOutcome.OPEN, None
             return Outcome(settlement=_retry(leased, error, closes_as, decision.at, now=now, bill=bill, rules=rules))
         case retries.Fail():
             uncertain = decision.uncertain and bill is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.acceptance.conftest import Deployment
@@ -58,3 +60,20 @@ def test_a_worker_that_cannot_start_says_why_and_fails(
     assert failed.returncode == 1
     assert "run `tollgate migrate`" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_up_refuses_a_database_that_is_not_its_own(processes: Processes, sqlite_url: str) -> None:
+    """It would take a running installation's tasks for those of a dead one."""
+    refused = processes.run("tollgate", "up", "--port", "0", environment={"TOLLGATE_DATABASE_URL": sqlite_url})
+    assert refused.returncode == 2
+    assert "TOLLGATE_DATABASE_URL" in refused.stderr
+
+
+def test_up_without_the_master_key_of_its_keys_says_so_and_makes_none(embedded: Deployment, tmp_path: Path) -> None:
+    assert embedded.server.stop() == 0
+    assert not (tmp_path / "data" / "address").exists(), "nobody answers there now"
+    (tmp_path / "data" / "master.key").unlink()
+    refused = embedded.processes.run("tollgate", "up", "--port", "0", environment=embedded.environment)
+    assert refused.returncode == 2
+    assert "master.key" in refused.stderr
+    assert not (tmp_path / "data" / "master.key").exists(), "a new one would hide the loss"

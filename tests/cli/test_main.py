@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +86,33 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], tollgate: Tollga
     assert ended.code == 2, ended.stderr
     assert ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit",),
+        ("submit", "fine"),
+        ("submit", "fine", "--label"),
+        ("usage", "--project"),
+        ("tasks", "list", "--label"),
+    ],
+    ids=" ".join,
+)
+def test_an_argument_that_is_not_utf8_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], tollgate: Tollgate
+) -> None:
+    ended = tollgate(*arguments, os.fsdecode(b"\xc3\xa4\xff"), TOLLGATE_URL="http://127.0.0.1:9", TOLLGATE_KEY="a.b")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr == "tollgate: the argument 'ä\\xff' is not valid UTF-8\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \r\n\n", b"\xef\xbb\xbf\n"], ids=repr)
+def test_a_file_without_a_prompt_is_said_and_exit_code_2(content: bytes, tollgate: Tollgate, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_bytes(content)
+    ended = tollgate("submit", "--file", "empty.jsonl", TOLLGATE_KEY="a.b")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "empty.jsonl is empty" in ended.stderr
 
 
 def test_a_bug_is_a_sentence_and_a_traceback_only_on_demand(

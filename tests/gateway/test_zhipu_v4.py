@@ -16,8 +16,9 @@ from gateway.dialects.zhipu_v4 import routes
 from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import ANSWER, LIMIT_S, V4, Caller, Gate, chat, refusal, until
 from tests.gateway.upstream import Upstream
+from tollgate.domain.ids import new_id
 from tollgate.simulator import SimulatorSettings
-from tollgate.store import pauses
+from tollgate.store import leases, pauses
 from tollgate.store.claims import Claimed
 
 SYNC, ASYNC = V4 + "/chat/completions", V4 + "/async/chat/completions"
@@ -207,14 +208,44 @@ class TestTimeout:
         assert (await caller.post(SYNC, chat()))["choices"][0]["message"]["content"] == "hi"
 
 
+async def pause(gate: Gate, *, blocked: tuple[bool, ...]) -> None:
+    """One credential of zhipu is paused; for each of `blocked` there is a worker that says so of the route."""
+    now = datetime.now(UTC)
+    async with gate.services.database.write() as connection:
+        await pauses.pause(
+            connection, "zhipu", credential="KEY", reason="no_balance (1113): arrears", now=now, until=now
+        )
+        for one in blocked:
+            worker_id, load = new_id(), {"zhipu/glm-4.7": leases.RouteLoad(0, 0, one)}
+            await leases.register(connection, worker_id, name="w", lanes=("cloud.interactive",), now=now)
+            await leases.renew(connection, worker_id, load=load, now=now)
+
+
+async def test_a_call_that_another_worker_can_make_is_not_given_up(gate_with: OpenGate) -> None:
+    async with gate_with(sync_retry_s=0.01, sync_timeout_s=0.02) as gate:
+        await pause(gate, blocked=(True, False))
+        caller = await gate.caller()
+        response = await caller.send("POST", SYNC, body=chat())
+        assert refusal(response, 503)["code"] == "1234"
+        assert (await newest(caller))["state"] == "cancelled"
+
+
+async def test_a_stopping_gateway_lets_go_of_who_waits_and_the_task_goes_on(gate: Gate) -> None:
+    caller = await gate.caller()
+    calling = asyncio.create_task(caller.send("POST", SYNC, body=chat()))
+    await until(lambda: gate.services.waiters.waiting)
+    gate.services.waiters.release()
+    response = await asyncio.wait_for(calling, LIMIT_S)
+    assert "stopping" in refusal(response, 503)["message"]
+    assert response.headers["x-should-retry"] == "false", "the SDKs would buy it again"
+    task = await newest(caller)
+    assert (task["state"], response.headers["x-task-id"]) == ("queued", task["id"])
+
+
 async def test_a_call_to_a_paused_upstream_is_given_up_and_says_why(gate_with: OpenGate) -> None:
     async with gate_with(sync_retry_s=0.05) as gate:
+        await pause(gate, blocked=(True,))
         caller = await gate.caller()
-        now = datetime.now(UTC)
-        async with gate.services.database.write() as connection:
-            await pauses.pause(
-                connection, "zhipu", credential="KEY", reason="no_balance (1113): arrears", now=now, until=now
-            )
         response = await caller.send("POST", SYNC, body=chat())
         assert refusal(response, 429)["code"] == "1113"
         assert "arrears" in refusal(response, 429)["message"]

@@ -8,7 +8,7 @@ import pytest
 from tests.store import seeds
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import announce, pauses
+from tollgate.store import announce
 from tollgate.store.announce import Overdue, Queue
 from tollgate.store.database import Database
 
@@ -145,15 +145,6 @@ async def test_an_overdue_task_expires(database: Database) -> None:
     (resolution,) = await seeds.settle(database, expiry, now=seeds.later(3601))
     assert resolution.task
     assert (await seeds.row(database, id_)).state == "expired"
-
-
-async def test_paused_upstreams_are_counted_by_credential(database: Database) -> None:
-    async with database.write() as connection:
-        for upstream, credential, until_s in (("a", "K1", 5), ("a", "K2", 5), ("a", "K3", 0), ("b", "K", -1)):
-            await pauses.pause(
-                connection, upstream, credential=credential, reason="bad_key", now=seeds.NOW, until=seeds.later(until_s)
-            )
-        assert await announce.paused_upstreams(connection, now=seeds.NOW) == {"a": 2}
 
 
 def test_messages_are_one_a_lane() -> None:

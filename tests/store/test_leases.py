@@ -23,7 +23,9 @@ async def registered(database: Database) -> UUID:
 
 async def renew(database: Database, worker_id: UUID) -> bool:
     async with database.write() as connection:
-        return await leases.renew(connection, worker_id, load={"zhipu/glm-4.7": (3, 61)}, now=seeds.later(5))
+        return await leases.renew(
+            connection, worker_id, load={"zhipu/glm-4.7": leases.RouteLoad(3, 61)}, now=seeds.later(5)
+        )
 
 
 async def bury(database: Database, worker_id: UUID, *, heartbeat: int | None = None) -> bool:
@@ -55,7 +57,11 @@ async def test_a_heartbeat_counts_and_tells_the_load(database: Database) -> None
     worker_id = await registered(database)
     assert await renew(database, worker_id)
     (worker,) = await alive(database)
-    assert (worker.heartbeat, worker.seen_at, worker.load) == (2, seeds.later(5), {"zhipu/glm-4.7": (3, 61)})
+    assert (worker.heartbeat, worker.seen_at, worker.load) == (
+        2,
+        seeds.later(5),
+        {"zhipu/glm-4.7": leases.RouteLoad(3, 61)},
+    )
 
 
 async def test_a_buried_worker_cannot_renew(database: Database) -> None:

@@ -48,3 +48,10 @@ async def test_a_correction_counts_and_the_old_version_stays(database: Database)
         found = (await load(database)).find("zhipu", "glm-4.7", at=seeds.NOW)
         assert found == priced(input_nano)
     assert await seeds.size(database, prices) == 5
+
+
+async def test_a_correction_that_is_taken_back_counts_again(database: Database) -> None:
+    for at_s, (input_nano, changed) in enumerate(((5, 1), (7, 1), (5, 1), (5, 0))):
+        assert await publish(database, priced(input_nano), at_s=at_s) == changed
+        assert (await load(database)).find("zhipu", "glm-4.7", at=seeds.NOW) == priced(input_nano)
+    assert await seeds.size(database, prices) == 2

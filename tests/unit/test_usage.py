@@ -38,6 +38,9 @@ from tollgate.domain.usage import TokenUsage
         ({"prompt_tokens": 9, "total_tokens": 3}, TokenUsage(prompt_tokens=9)),
         ({"prompt_tokens": 9, "completion_tokens": None}, TokenUsage(prompt_tokens=9)),
         ({"total_tokens": 217}, TokenUsage(prompt_tokens=217, split_known=False)),
+        ({"prompt_tokens": 9.0, "completion_tokens": 4.0}, TokenUsage(prompt_tokens=9, completion_tokens=4)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": 5}, TokenUsage(prompt_tokens=9)),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": -5}}, TokenUsage(prompt_tokens=9)),
     ],
 )
 def test_each_form_of_usage_is_read(body: object, expected: TokenUsage) -> None:
@@ -54,13 +57,12 @@ def test_each_form_of_usage_is_read(body: object, expected: TokenUsage) -> None:
         {"prompt_tokens": -1},
         {"prompt_tokens": True},
         {"prompt_tokens": "9"},
-        {"prompt_tokens": 9.0},
+        {"prompt_tokens": 9.5},
+        {"prompt_tokens": float("nan")},
         {"prompt_tokens": 2**31},
         {"prompt_tokens": 9, "completion_tokens": -4},
         {"prompt_tokens": 9, "completion_tokens": "4"},
         {"prompt_tokens": 9, "total_tokens": "13"},
-        {"prompt_tokens": 9, "prompt_tokens_details": 5},
-        {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": -5}},
         {"total_tokens": None},
     ],
 )

@@ -39,7 +39,12 @@ async def a_worker(
     worker_id = new_id()
     async with world.database.write() as connection:
         await leases.register(connection, worker_id, name="w", lanes=lanes, now=datetime.now(UTC))
-        await leases.renew(connection, worker_id, load=load or {}, now=datetime.now(UTC))
+        await leases.renew(
+            connection,
+            worker_id,
+            load={route: leases.RouteLoad(*one) for route, one in (load or {}).items()},
+            now=datetime.now(UTC),
+        )
     return worker_id
 
 

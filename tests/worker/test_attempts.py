@@ -8,6 +8,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from aiohttp import web
 
 from tests.store import seeds
 from tests.worker.scripted import Scripted, refuses, says
@@ -95,6 +96,19 @@ async def test_a_fault_of_our_own_runs_out_of_purchases(world: World, monkeypatc
     [task] = await world.run(engine, "hello")
     assert (task.state, outcomes_of(task)) == (TaskState.FAILED, [AttemptOutcome.UNCERTAIN] * 4)
     assert "the worker broke" in (task.error_message or "")
+
+
+async def test_an_answer_that_cannot_be_used_and_tells_its_tokens_is_billed_by_them(world: World) -> None:
+    def useless() -> web.Response:
+        return web.json_response({"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 900}})
+
+    async with Scripted(useless, says()) as upstream:
+        engine = await world.engine(zhipu(upstream.base_url))
+        [task] = await world.run(engine, "hello")
+    assert outcomes_of(task) == [AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
+    first = task.attempts[0]
+    assert (first.prompt_tokens, first.completion_tokens, first.possible_cost_nano) == (100, 900, None)
+    assert first.cost_nano
 
 
 async def test_on_uncertain_fail_buys_once(world: World) -> None:

@@ -27,7 +27,7 @@ async def test_a_lease_is_renewed_and_tells_its_load(world: World) -> None:
 
     async def told() -> bool:
         [worker] = await world.live_workers()
-        return worker.load == {ROUTE: (2, 9)}
+        return worker.load == {ROUTE: leases.RouteLoad(2, 9)}
 
     await until(told)
     [worker] = await world.live_workers()

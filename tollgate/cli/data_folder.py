@@ -39,6 +39,10 @@ class DataFolder:
             )
         return kept
 
+    def master_key_is_lost(self) -> bool:
+        """Keys were made here, and what they were made with is gone."""
+        return self._read("master.key") is None and self._read("admin.key") is not None
+
     def admin_key(self) -> str | None:
         """The key that the embedded mode made at its first start."""
         return self._read("admin.key")

@@ -22,6 +22,7 @@ from tollgate.broker.celery_app import MEMORY_BROKER, create_celery
 from tollgate.broker.publisher import Publisher
 from tollgate.cli import http_server
 from tollgate.cli.data_folder import DataFolder
+from tollgate.domain.errors import SettingsError
 from tollgate.domain.ids import new_id
 from tollgate.domain.keys import MasterKey, derive_secret
 from tollgate.domain.lanes import LANES
@@ -56,6 +57,11 @@ class Up:
 
 async def serve(settings: Settings, *, host: str, port: int, on_ready: Callable[[Up], None]) -> None:
     """Run until a signal. Raises SettingsError before anything is served."""
+    if settings.database_url is not None:
+        raise SettingsError(
+            "TOLLGATE_DATABASE_URL is set, and `tollgate up` keeps its own SQLite file: it would take a running "
+            "installation's tasks for its own. Unset it, or run `tollgate gateway`, `worker` and `beat`"
+        )
     folder = DataFolder(settings.data)
     with folder.lock(), contextlib.closing(http_server.bind(host, port)) as listener:
         settings = _with_master_key(settings, folder)
@@ -73,13 +79,21 @@ async def serve(settings: Settings, *, host: str, port: int, on_ready: Callable[
                 admin_key_is_new=is_new,
                 simulator_url=simulator.base_url if simulator else None,
             )
-            await http_server.serve(create_app(services), listener, on_ready=lambda: on_ready(up))
+            await http_server.serve(
+                create_app(services), listener, on_ready=lambda: on_ready(up), on_stop=services.waiters.release
+            )
 
 
 def _with_master_key(settings: Settings, folder: DataFolder) -> Settings:
     """The environment wins over the data folder, whose master key is made at the first start."""
     if settings.master_key is not None:
         return settings
+    if folder.master_key_is_lost():
+        raise SettingsError(
+            f"{folder.path / 'master.key'} is missing or empty, and the keys in {folder.path} were made with it: put "
+            "it back. If it is lost, revoke them (`tollgate keys list`, `keys revoke`) and remove admin.key: the next "
+            "start makes new ones"
+        )
     return settings.model_copy(update={"master_key": pydantic.SecretStr(folder.master_key(create=True))})
 
 

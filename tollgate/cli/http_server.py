@@ -53,8 +53,10 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
 
-async def serve(app: fastapi.FastAPI, listener: socket.socket, *, on_ready: Callable[[], None]) -> None:
-    """Until SIGINT or SIGTERM. A second one ends the process at once."""
+async def serve(
+    app: fastapi.FastAPI, listener: socket.socket, *, on_ready: Callable[[], None], on_stop: Callable[[], None]
+) -> None:
+    """Until SIGINT or SIGTERM; `on_stop` then lets go of who waits. A second signal ends the process at once."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -67,7 +69,12 @@ async def serve(app: fastapi.FastAPI, listener: socket.socket, *, on_ready: Call
         backlog=4096,
     )
     server = Server(config, on_ready)
-    with stop_on_signals(lambda: setattr(server, "should_exit", True)):
+
+    def stop() -> None:
+        on_stop()
+        server.should_exit = True
+
+    with stop_on_signals(stop):
         await server.serve(sockets=[listener])
 
 

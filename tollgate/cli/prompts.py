@@ -45,9 +45,14 @@ class LineError(ValueError):
 
 
 def from_arguments(prompts: Iterable[str], *, defaults: Defaults) -> Iterator[Line]:
-    """One task for each prompt of the command line."""
-    for number, prompt in enumerate(prompts, start=1):
-        yield _line(f"prompt {number}", number, functools.partial(from_text, prompt, defaults=defaults))
+    """One task for each prompt of the command line. Raises UnicodeEncodeError at once if one is not UTF-8."""
+    given = list(prompts)
+    for prompt in given:
+        prompt.encode("utf-8")
+    return (
+        _line(f"prompt {number}", number, functools.partial(from_text, prompt, defaults=defaults))
+        for number, prompt in enumerate(given, start=1)
+    )
 
 
 def from_lines(raw: Iterable[bytes], *, name: str, form: Format, defaults: Defaults) -> Iterator[Line]:

@@ -79,7 +79,12 @@ async def _serve_gateway(settings: Settings, host: str, port: int) -> None:
         async with open_services(settings) as services:
             url = http_server.address_of(listener)
             ready = f"Tollgate's gateway serves on {url} (docs at {url}/docs)"
-            await http_server.serve(create_app(services), listener, on_ready=lambda: typer.echo(ready))
+            await http_server.serve(
+                create_app(services),
+                listener,
+                on_ready=lambda: typer.echo(ready),
+                on_stop=services.waiters.release,
+            )
 
 
 def worker(
@@ -97,11 +102,12 @@ def worker(
 
     Example: tollgate worker --lanes cloud
     """
-    from tollgate import configuration
+    from tollgate import configuration, logs
     from worker.process import create_worker_app
 
     settings = _settings(lanes=lanes, max_in_flight=concurrency)
     app = create_worker_app(settings, configuration.load_catalog(settings))
+    logs.keep_to_ourselves()
     # As `celery worker` does it; `app.worker_main` would lose the exit code.
     running = app.Worker(loglevel=settings.log_level.upper(), without_gossip=True, without_mingle=True)
     running.start()

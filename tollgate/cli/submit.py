@@ -110,9 +110,9 @@ def read_lines(given: list[str], file: str | None, *, defaults: prompts.Defaults
             raise typer.BadParameter('no prompt: write one ("..."), or --file FILE, or - for stdin')
         return prompts.from_arguments(given, defaults=defaults)
     name, raw = ("stdin", sys.stdin.buffer.readlines()) if file == STDIN else (file, _read(Path(file)))
-    if not raw:
-        raise typer.BadParameter(f"{name} is empty", param_hint="--file")
-    first = next((line for line in raw if line.strip()), b"")
+    first = next((line for line in raw if line.removeprefix(b"\xef\xbb\xbf").strip()), None)
+    if first is None:
+        raise typer.BadParameter(f"{name} is empty: there is no prompt in it", param_hint="--file")
     return prompts.from_lines(raw, name=name, form=prompts.guess_format(name, first), defaults=defaults)
 
 

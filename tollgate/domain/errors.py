@@ -18,6 +18,11 @@ No HTTP status stands here: each dialect has one table from error to answer.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tollgate.domain.usage import TokenUsage
+
 
 class TollgateError(Exception):
     """Root of the tree. `str(error)` is a sentence fit for the person who caused it."""
@@ -99,7 +104,8 @@ class UpstreamError(TollgateError):
     """One try at an upstream did not bring an answer.
 
     `code` is the upstream's business code if its body had one, `http_status` its HTTP status if it
-    answered at all, `kind` what went wrong where there is neither:
+    answered at all, `usage` what the call cost all the same, where it said so, `kind` what went wrong where
+    there is neither code nor status:
     "connect" (never sent), "timeout", "cut", "garbage" (an answer that cannot be read), "cancelled".
     """
 
@@ -111,9 +117,11 @@ class UpstreamError(TollgateError):
         http_status: int | None = None,
         kind: str | None = None,
         retry_after_s: float | None = None,
+        usage: TokenUsage | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.http_status = http_status
         self.kind = kind
         self.retry_after_s = retry_after_s
+        self.usage = usage

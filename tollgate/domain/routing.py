@@ -51,7 +51,7 @@ class UpstreamSpec:
     base_url_env: str | None = None
     credentials: tuple[Credential, ...] = ()
     max_in_flight: int = 64
-    """Calls in flight for the whole fleet; each worker takes its share."""
+    """Calls in flight for each route (model) there, for the whole fleet; each worker takes its share."""
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 120.0
     """From the sent request to the first byte of its answer; a long answer without stream needs it long."""

@@ -2,8 +2,8 @@
 
 A Settlement is what someone who held a task says of it: a worker of its lease, the announcer of a dead
 worker's, a canceller of a queued one. `resolve` compares it with the rows as they stand now, locked,
-and says which of them it may change (DESIGN: one settlement per lease, fenced; a late answer settles
-its own attempt, and the task only while that is queued again).
+and says which of them it may change (docs/architecture.md: one settlement per lease, fenced; a late answer
+settles its own attempt, and the task only while that is queued again).
 """
 
 from __future__ import annotations

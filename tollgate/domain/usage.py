@@ -55,9 +55,9 @@ def parse_usage(usage: object) -> TokenUsage | None:
         prompt = _count(usage, "prompt_tokens")
         completion = _count(usage, "completion_tokens")
         total = _count(usage, "total_tokens")
-        cached = _cached(usage)
     except ValueError:
         return None
+    cached = _cached(usage)
     if prompt is None:
         return None if total is None else TokenUsage(prompt_tokens=total, split_known=False)
     if completion is None:
@@ -66,18 +66,20 @@ def parse_usage(usage: object) -> TokenUsage | None:
 
 
 def _cached(usage: Mapping[str, object]) -> int:
+    """0 where it cannot be read: a detail must not cost the counts that were told."""
     details = usage.get("prompt_tokens_details")
-    if details is None:
+    try:
+        return (_count(details, "cached_tokens") or 0) if isinstance(details, Mapping) else 0
+    except ValueError:
         return 0
-    if not isinstance(details, Mapping):
-        raise ValueError("prompt_tokens_details is not a mapping")
-    return _count(details, "cached_tokens") or 0
 
 
 def _count(values: Mapping[str, object], name: str) -> int | None:
     value = values.get(name)
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 100.0: JSON has one kind of number
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TOKENS:
         raise ValueError(f"{name} is not a count")
     return value

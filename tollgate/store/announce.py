@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tollgate.store import rows
 from tollgate.store.database import Database, ReadConnection, WriteConnection, dialect_of
-from tollgate.store.schema import QUEUED, QUEUED_BY_ID, pauses, tasks
+from tollgate.store.schema import QUEUED, QUEUED_BY_ID, tasks
 
 AGAIN_AFTER_S = {"interactive": 15.0, "bulk": 30.0}
 """By priority: how long a hint is trusted before it is given once more."""
@@ -73,12 +73,6 @@ async def queues(connection: ReadConnection) -> list[Queue]:
             return found
         route, lane = row.route, row.lane
         found.append(Queue(route=route, lane=lane))
-
-
-async def paused_upstreams(connection: ReadConnection, *, now: datetime) -> dict[str, int]:
-    """Upstream -> number of its credentials that are paused."""
-    statement = sa.select(pauses.c.upstream, sa.func.count()).where(pauses.c.until > now).group_by(pauses.c.upstream)
-    return {row[0]: row[1] for row in (await connection.execute(statement)).all()}
 
 
 async def take_due(connection: WriteConnection, queue: Queue, *, limit: int, now: datetime) -> list[UUID]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
@@ -19,13 +20,24 @@ from tollgate.store.database import ReadConnection, WriteConnection
 from tollgate.store.schema import RUNNING, attempts, tasks, workers
 
 
+class RouteLoad(NamedTuple):
+    """What a worker says of a route with each heartbeat."""
+
+    settled: int
+    """Calls that ended in the last 10 s."""
+    free: int
+    """Slots that no id waits for."""
+    blocked: bool = False
+    """It cannot be called: every credential that the worker has for it is paused, or it has none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRow:
     id: UUID
     name: str
     lanes: tuple[str, ...]
-    load: Mapping[str, tuple[int, int]]
-    """Route -> (attempts settled in the last 10 s, free slots), as of its last heartbeat."""
+    load: Mapping[str, RouteLoad]
+    """By route, as of its last heartbeat."""
     heartbeat: int
     dead: bool
     started_at: datetime
@@ -67,14 +79,16 @@ async def register(
     )
 
 
-async def renew(
-    connection: WriteConnection, worker_id: UUID, *, load: Mapping[str, tuple[int, int]], now: datetime
-) -> bool:
+async def renew(connection: WriteConnection, worker_id: UUID, *, load: Mapping[str, RouteLoad], now: datetime) -> bool:
     """One heartbeat. False: the worker was declared dead, and holds nothing any more."""
     statement = (
         sa.update(workers)
         .where(workers.c.id == worker_id, sa.not_(workers.c.dead))
-        .values(heartbeat=workers.c.heartbeat + 1, seen_at=now, load=orjson.dumps(dict(load)).decode())
+        .values(
+            heartbeat=workers.c.heartbeat + 1,
+            seen_at=now,
+            load=orjson.dumps({route: list(one) for route, one in load.items()}).decode(),
+        )
         .returning(workers.c.id)
     )
     return (await connection.execute(statement)).first() is not None
@@ -96,8 +110,8 @@ async def alive(connection: ReadConnection) -> list[WorkerRow]:
     ]
 
 
-def _load(text: str) -> dict[str, tuple[int, int]]:
-    return {route: (settled, free) for route, (settled, free) in orjson.loads(text).items()}
+def _load(text: str) -> dict[str, RouteLoad]:
+    return {route: RouteLoad(*one) for route, one in orjson.loads(text).items()}
 
 
 async def bury(connection: WriteConnection, worker_id: UUID, *, heartbeat: int | None = None) -> bool:

@@ -14,11 +14,32 @@ from tollgate.store.schema import prices
 
 
 async def publish(connection: WriteConnection, given: Sequence[Price], *, now: datetime) -> int:
-    """Add the versions not there yet; returns how many. A corrected price is a new version of its valid-from."""
+    """Add the versions not there yet; returns how many changed. A corrected price is a new version of its valid-from.
+
+    One that was corrected and is given again counts as published now: the last word holds."""
     columns = ("id", "upstream", "model", "valid_from", "content", "published_at")
     values = [(p.id, p.upstream, p.model, p.valid_from, price_to_json(p), now) for p in given]
     insert = rows.insert(connection, prices, columns, values).on_conflict_do_nothing()
-    return len((await connection.execute(insert.returning(prices.c.id))).all())
+    added = len((await connection.execute(insert.returning(prices.c.id))).all())
+    return added + await _republish(connection, [p.id for p in given], now=now)
+
+
+async def _republish(connection: WriteConnection, ids: Sequence[str], *, now: datetime) -> int:
+    later = prices.alias("later")
+    overruled = sa.exists().where(
+        later.c.upstream == prices.c.upstream,
+        later.c.model == prices.c.model,
+        later.c.valid_from == prices.c.valid_from,
+        later.c.id.not_in(ids),
+        later.c.published_at >= prices.c.published_at,
+    )
+    statement = (
+        sa.update(prices)
+        .where(prices.c.id.in_(ids), prices.c.published_at < now, overruled)
+        .values(published_at=now)
+        .returning(prices.c.id)
+    )
+    return len((await connection.execute(statement)).all())
 
 
 async def load(connection: ReadConnection) -> PriceTable:

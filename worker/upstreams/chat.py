@@ -12,7 +12,7 @@ import orjson
 
 from tollgate.domain.errors import UpstreamError
 from tollgate.domain.routing import UpstreamSpec
-from tollgate.domain.usage import parse_usage
+from tollgate.domain.usage import TokenUsage, parse_usage
 from worker.upstreams.upstream import Answer, Call
 from worker.upstreams.wire import Wire
 
@@ -49,11 +49,11 @@ def _answer(endpoint: str, status: int, parsed: Mapping[str, Any], text: str) ->
     finish_reason: object = None
     texts: tuple[str, ...] = ()
     if endpoint == "chat":
-        choices = _choices(parsed, status)
+        choices = _choices(parsed, status, usage)
         finish_reason = choices[0].get("finish_reason")
         texts = () if usage else tuple(_texts(choices))
     elif not isinstance(parsed.get("data"), list):
-        raise UpstreamError("the answer has no data", http_status=status, kind="garbage")
+        raise UpstreamError("the answer has no data", http_status=status, kind="garbage", usage=usage)
     upstream_id = parsed.get("id")
     return Answer(
         body=text,
@@ -65,10 +65,11 @@ def _answer(endpoint: str, status: int, parsed: Mapping[str, Any], text: str) ->
     )
 
 
-def _choices(parsed: Mapping[str, Any], status: int) -> list[dict[str, Any]]:
+def _choices(parsed: Mapping[str, Any], status: int, usage: TokenUsage | None) -> list[dict[str, Any]]:
+    """Raises UpstreamError, with what the call cost all the same."""
     choices = parsed.get("choices")
     if not isinstance(choices, list) or not choices or not all(_is_choice(choice) for choice in choices):
-        raise UpstreamError("the answer has no choices", http_status=status, kind="garbage")
+        raise UpstreamError("the answer has no choices", http_status=status, kind="garbage", usage=usage)
     return choices
 
 

@@ -32,6 +32,8 @@ def connect(catalog: Catalog, *, environment: Mapping[str, str]) -> dict[str, Co
         upstream = ChatUpstream(spec, base_url=base_url_of(spec, environment), secrets=secrets)
         connected[spec.name] = Connected(spec=spec, upstream=upstream, credentials=tuple(secrets) or ("",))
     if not connected:
+        if all(spec.kind == "local" for spec in catalog.upstreams.values()):
+            raise SettingsError("models.toml has no upstream to call: add an [[upstream]] of kind zhipu or openai")
         wanted = sorted({c.name for spec in catalog.upstreams.values() for c in spec.credentials})
         raise SettingsError(f"no upstream has a key: set {' or '.join(wanted)}, or run the embedded mode's simulator")
     return connected

@@ -81,7 +81,9 @@ def _answered(one: Task) -> fastapi.Response:
 async def _late(services: Services, key: Key, accepted: Accepted) -> fastapi.Response:
     """Time is over: the task this call made is cancelled. One that was there before belongs to others too."""
     late = f"no answer within {services.settings.sync_timeout_s:g} s; task {accepted.id} "
-    if accepted.duplicate:
+    if services.waiters.released:
+        late = f"the gateway is stopping; task {accepted.id} goes on: GET {PREFIX}/async-result/{accepted.id}"
+    elif accepted.duplicate:
         late += "goes on"
     elif (await cancel_task(services, key, accepted.id)) is TaskState.SUCCEEDED:
         return _answered(await read_task(services, key, accepted.id))
