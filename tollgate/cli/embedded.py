@@ -55,7 +55,9 @@ class Up:
     simulator_url: str | None
 
 
-async def serve(settings: Settings, *, host: str, port: int, on_ready: Callable[[Up], None]) -> None:
+async def serve(
+    settings: Settings, *, host: str, port: int, on_ready: Callable[[Up], None], on_stop: Callable[[], None]
+) -> None:
     """Run until a signal. Raises SettingsError before anything is served."""
     if settings.database_url is not None:
         raise SettingsError(
@@ -79,9 +81,12 @@ async def serve(settings: Settings, *, host: str, port: int, on_ready: Callable[
                 admin_key_is_new=is_new,
                 simulator_url=simulator.base_url if simulator else None,
             )
-            await http_server.serve(
-                create_app(services), listener, on_ready=lambda: on_ready(up), on_stop=services.waiters.release
-            )
+
+            def stopping() -> None:
+                services.waiters.release()
+                on_stop()
+
+            await http_server.serve(create_app(services), listener, on_ready=lambda: on_ready(up), on_stop=stopping)
 
 
 def _with_master_key(settings: Settings, folder: DataFolder) -> Settings:

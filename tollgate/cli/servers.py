@@ -48,7 +48,9 @@ def up(
 
     from tollgate.cli import embedded
 
-    uvloop.run(embedded.serve(_settings(data=data), host=host, port=port, on_ready=_tell_up))
+    settings = _settings(data=data)
+    told = f"stopping: calls in flight get {settings.drain_timeout_s:g} s, what is queued waits for the next start"
+    uvloop.run(embedded.serve(settings, host=host, port=port, on_ready=_tell_up, on_stop=lambda: typer.echo(told)))
 
 
 def _tell_up(running: Up) -> None:
