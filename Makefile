@@ -14,6 +14,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Tollgate into $(VENV) (cloud only, no torch) ..."
 	@$(PIP) install -c constraints.txt -e .
+	@# Before any development tool hides it: a dependency that is imported and not declared.
+	@$(BIN)/python -c "import gateway, worker.process, tollgate.cli.app, tollgate.cli.embedded, kombu.transport.redis, zhipuai"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
