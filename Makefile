@@ -3,9 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SDKS := $(patsubst tests/sdks/%.txt,$(VENV)/sdks/%/.installed,$(wildcard tests/sdks/*.txt))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check chaos bench clean
+# Tests wait more than they compute: two at a time take two thirds of the time. PARALLEL=0: one by one.
+PARALLEL ?= 2
+MINUTES ?= 5
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,11 +27,30 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# SDKs that cannot be installed beside zhipuai 2.x, each in an environment of its own.
+$(VENV)/sdks/%/.installed: tests/sdks/%.txt $(VENV)/.installed
+	@echo "installing $$(cat $<) into $(@D) ..."
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@echo "installing what the benchmarks need into $(VENV) ..."
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $@
+
 demo: $(VENV)/.installed ## Start the embedded gateway, submit examples/prompts.jsonl, show results and cost, stop
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.installed-dev ## Set up and run every test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev $(SDKS) ## Set up and run every test
+	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup $(PYTEST_ARGS)
+
+chaos: $(VENV)/.installed-dev ## Kill, freeze, cut and flush real processes at random for MINUTES (5); CHAOS_SEED=n repeats a run
+	@TOLLGATE_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) TOLLGATE_CHAOS_SEED=$(CHAOS_SEED) \
+		$(BIN)/python -m pytest -s --timeout 0 tests/chaos/test_random.py
+
+bench: $(VENV)/.installed-bench ## Measure every promised speed beside its peer (PostgreSQL, Redis, wrk); BENCH="S1 S2": those
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(VENV)/.installed-dev ## ruff, mypy, import-linter, migrations in step
 	@$(BIN)/ruff check .

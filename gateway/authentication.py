@@ -43,27 +43,41 @@ class Keyring:
         self._monotonic = monotonic
         self.first_master = masters[0]
         self._kept: dict[str, tuple[float, StoredKey, str]] = {}
+        self._verified: dict[str, tuple[float, Key]] = {}
+        """By header, of those that hold the secret itself: what was right stays right until the key is read anew."""
 
     async def authenticate(self, header: str | None) -> Key:
         """The key of an Authorization header. Raises AuthenticationError."""
-        credential = key_rules.parse_authorization(header)
-        stored, secret = await self._look_up(credential.key_id)
         now = self._now()
-        key_rules.verify(credential, secret=secret, now_ms=int(now.timestamp() * 1000))
-        if stored.key.revoked_at is not None:
-            raise AuthenticationError(f"key {stored.key.id} was revoked", reason="revoked")
-        if stored.key.expires_at is not None and stored.key.expires_at <= now:
-            raise AuthenticationError(f"key {stored.key.id} has expired", reason="expired")
-        return stored.key
+        read_at_s, key = self._verified.get(header or "", (float("-inf"), None))
+        if key is None or self._monotonic() - read_at_s >= FRESH_S:
+            key = await self._verify(header, now)
+        if key.expires_at is not None and key.expires_at <= now:
+            raise AuthenticationError(f"key {key.id} has expired", reason="expired")
+        return key
 
     def forget(self, key_id: str) -> None:
         """Look it up anew: it was revoked here, and is refused here at once."""
         self._kept.pop(key_id, None)
+        self._verified.clear()
 
-    async def _look_up(self, key_id: str) -> tuple[StoredKey, str]:
+    async def _verify(self, header: str | None, now: datetime) -> Key:
+        credential = key_rules.parse_authorization(header)
+        read_at_s, stored, secret = await self._look_up(credential.key_id)
+        key_rules.verify(credential, secret=secret, now_ms=int(now.timestamp() * 1000))
+        if stored.key.revoked_at is not None:
+            raise AuthenticationError(f"key {stored.key.id} was revoked", reason="revoked")
+        if credential.secret is not None and header:  # a JWT expires
+            if len(self._verified) >= MAX_KEPT:
+                self._verified.clear()
+            self._verified[header] = (read_at_s, stored.key)
+        return stored.key
+
+    async def _look_up(self, key_id: str) -> tuple[float, StoredKey, str]:
+        """When it was read, on the monotonic clock, the key and its secret."""
         kept = self._kept.get(key_id)
         if kept is not None and self._monotonic() - kept[0] < FRESH_S:
-            return kept[1], kept[2]
+            return kept
         async with self._database.read() as connection:
             stored = await keys.find(connection, key_id)
         master = self._masters.get(stored.master) if stored else None
@@ -72,8 +86,8 @@ class Keyring:
         secret = key_rules.derive_secret(master, key_id=key_id, version=stored.version)
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
-        self._kept[key_id] = (self._monotonic(), stored, secret)
-        return stored, secret
+        self._kept[key_id] = kept = (self._monotonic(), stored, secret)
+        return kept
 
 
 def require_admin(key: Key) -> None:

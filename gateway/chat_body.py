@@ -54,7 +54,7 @@ class ChatBody(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _something_to_answer(self) -> ChatBody:
-        if all(message.role in ("system", "assistant") for message in self.messages):
+        if all(message.role in ("system", "developer", "assistant") for message in self.messages):
             told = "holds only system and assistant messages: there is nothing to answer"
             raise PydanticCustomError("value_error", "{told}", {"field": "messages", "told": told})
         for index, message in enumerate(self.messages):

@@ -16,7 +16,7 @@ from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.lanes import LANES
 from tollgate.store import leases, migrate, pauses
 
-router = fastapi.APIRouter(tags=["health"], route_class=route_class(native.answer))
+router = fastapi.APIRouter(tags=["health"], route_class=route_class(native.answer, needs_key=False))
 
 
 @router.get("/healthz")

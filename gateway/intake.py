@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from gateway import turns
+from gateway.prices import PriceBook
 from tollgate.broker.publisher import Publisher
 from tollgate.coalescing import Coalescer
-from tollgate.domain.admission import Limits, admit
+from tollgate.domain.admission import Limits, admit, admitted
 from tollgate.domain.errors import RequestError
 from tollgate.domain.routing import Catalog
 from tollgate.domain.tasks import Accepted, Key, TaskRequest
@@ -35,29 +37,35 @@ class ListedRequestError(RequestError):
 class Intake:
     """Belongs to one event loop."""
 
-    def __init__(self, database: Database, publisher: Publisher, *, catalog: Catalog, limits: Limits) -> None:
+    def __init__(
+        self, database: Database, publisher: Publisher, *, catalog: Catalog, limits: Limits, prices: PriceBook
+    ) -> None:
         self._database = database
         self._publisher = publisher
         self._catalog = catalog
         self._limits = limits
+        self._prices = prices
         self._coalescer = Coalescer(self._write, max_weight=MAX_TASKS_TOGETHER, weigh=len)
 
     async def submit_one(self, request: TaskRequest, *, key: Key) -> Accepted:
         """Returns when it is committed.
 
-        Raises the RequestErrors of admission and RequestIdConflictError; StoreUnavailableError."""
+        Raises the RequestErrors of admission, BudgetExceededError, RequestIdConflictError; StoreUnavailableError."""
         (accepted,) = await self._submit(self._admit([request], key, datetime.now(UTC)))
         return accepted
 
     async def submit_all(self, requests: Sequence[TaskRequest], *, key: Key) -> tuple[Accepted, ...]:
-        """All of `requests` or none. As `submit_one`, but what admission refuses is a ListedRequestError."""
+        """All of `requests` or none. As `submit_one`, but what admission refuses is a ListedRequestError.
+
+        What a budget refuses blames none of them: it is all of them together that do not fit."""
         now = datetime.now(UTC)
         try:
-            admitted = self._admit(requests, key, now)
+            rows = admitted(requests, key=key, catalog=self._catalog, now=now, limits=self._limits)
+            submission = tuple([row async for _, row in turns.of(rows)])
         except RequestError:
             self._blame(requests, key, now)
             raise
-        return await self._submit(admitted)
+        return await self._submit(submission)
 
     async def drain(self) -> None:
         """Return when nothing is being written: a caller that was cancelled leaves its commit behind."""
@@ -82,7 +90,7 @@ class Intake:
 
     async def _write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         async with self._database.write() as connection:
-            outcomes = await intake.submit(connection, submissions)
+            outcomes = await intake.submit(connection, submissions, prices=self._prices.table)
         self._announce(submissions, outcomes)
         return outcomes
 

@@ -16,6 +16,16 @@ DESCRIPTION = (
     "An async job gateway for large language models: a prompt in, a task id out, its result and its cost back.\n\n"
     "Authorization: `Bearer id.secret`, or ZhipuAI's JWT signed with the secret."
 )
+SCHEME = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "id.secret, or a JWT",
+        "description": "`id.secret`, as it was made",
+    }
+}
+NEEDS_KEY: dict[str, Any] = {"security": [{"key": []}]}
+"""Of a route's `openapi_extra`. `authentication` reads the header itself: a JWT may come without `Bearer`."""
 REF = "#/components/schemas/{model}"
 Schema = type[pydantic.BaseModel]
 
@@ -44,4 +54,5 @@ def document(app: fastapi.FastAPI, *, bodies: Iterable[Schema]) -> dict[str, Any
     )
     _, schemas = models_json_schema([(schema, "validation") for schema in bodies], ref_template=REF)
     made["components"]["schemas"] |= schemas["$defs"]
+    made["components"]["securitySchemes"] = SCHEME
     return made

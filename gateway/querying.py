@@ -1,4 +1,4 @@
-"""What the dialects' queries have in common: read a project's tasks, wait for them, cancel one."""
+"""What the dialects' queries have in common: whose is asked for; read a project's tasks, wait for them, cancel one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,42 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+from gateway.authentication import require_admin
 from gateway.services import Services
 from tollgate.broker.bus import CANCEL, ENDED
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Key
-from tollgate.store import cancels, leases, pauses, tasks
+from tollgate.store import cancels, keys, leases, pauses, tasks
 from tollgate.store.tasks import Task
+
+
+async def project_asked(services: Services, key: Key, name: str | None) -> UUID | None:
+    """The project of that name, by default the key's own; None: every one's. Another's is for admins.
+
+    Raises PermissionDeniedError, NotFoundError."""
+    if name is None or name == key.project:
+        return key.project_id
+    require_admin(key)
+    if name == "*":
+        return None
+    async with services.database.read() as connection:
+        return (await keys.project_named(connection, name)).id
 
 
 async def read_task(services: Services, key: Key, task_id: UUID, *, wait_s: float = 0) -> Task:
     """The project's task; while it is open and `wait_s` is not over, wait. Raises NotFoundError."""
-    found = await read_tasks(services, key, [task_id], wait_s=wait_s)
-    if task_id not in found:
-        raise NotFoundError("task", str(task_id))
-    return found[task_id]
+    found = await _read_one(services, key, task_id)
+    if wait_s and not found.state.ended:
+        await services.waiters.wait([task_id], timeout_s=wait_s)
+        found = await _read_one(services, key, task_id)
+    return found
+
+
+async def read_new_task(services: Services, key: Key, task_id: UUID, *, wait_s: float) -> Task:
+    """The same of a task that was committed just now: waited for before it is read."""
+    await services.waiters.wait([task_id], timeout_s=wait_s, new=True)
+    return await _read_one(services, key, task_id)
 
 
 async def read_tasks(services: Services, key: Key, ids: Sequence[UUID], *, wait_s: float = 0) -> dict[UUID, Task]:
@@ -72,6 +93,13 @@ async def _pause_of(services: Services, route: str) -> str | None:
             return None
         loads = [worker.load[route] for worker in await leases.alive(connection) if route in worker.load]
     return paused[0].reason if loads and all(load.blocked for load in loads) else None
+
+
+async def _read_one(services: Services, key: Key, task_id: UUID) -> Task:
+    found = await services.reader.read(task_id, project_id=key.project_id)
+    if found is None:
+        raise NotFoundError("task", str(task_id))
+    return found
 
 
 async def _read(services: Services, key: Key, ids: Sequence[UUID]) -> dict[UUID, Task]:

@@ -52,8 +52,10 @@ class Waiters:
         self.released = True
         self._ended(list(self._waiting))
 
-    async def wait(self, ids: Collection[UUID], *, timeout_s: float) -> None:
-        """Return when any of `ids` ends, has ended, or after `timeout_s`. The caller reads what there is."""
+    async def wait(self, ids: Collection[UUID], *, timeout_s: float | None, new: bool = False) -> None:
+        """Return when any of `ids` ends, has ended, or after `timeout_s` (None: never). The caller reads what there is.
+
+        `new`: they were committed just now. That one of them has ended is not looked for at once."""
         if self.released:
             return
         ended = asyncio.Event()
@@ -61,9 +63,10 @@ class Waiters:
             self._waiting.setdefault(task_id, set()).add(ended)
         try:
             # Not under the timeout: to cut a statement short costs its connection.
-            async with self._database.read() as connection:
-                if await tasks.ended_among(connection, list(ids)):
-                    return
+            if not new:
+                async with self._database.read() as connection:
+                    if await tasks.ended_among(connection, list(ids)):
+                        return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), timeout_s)
         finally:

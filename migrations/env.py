@@ -43,7 +43,7 @@ def migrate(connection: sa.Connection) -> None:
 
 
 async def connect_and_migrate() -> None:
-    database = Database.connect(settings.load().store_url, pool=1)
+    database = Database.connect(settings.load().store_url, pool=1, command_timeout_s=None)
     try:
         async with database.write() as connection:
             await connection.run_sync(migrate)

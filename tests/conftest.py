@@ -21,6 +21,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from tests.broker.private_redis import BINARY, PrivateRedis
 from tollgate.store import migrate
 from tollgate.store.database import Database
 
@@ -195,6 +196,17 @@ def redis_url() -> Iterator[str]:
             _flush(url)
         finally:
             registry.delete(_redis_lease(number))
+
+
+@pytest.fixture
+def private_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
+    """A server that the test may break."""
+    if BINARY is None:
+        absent("redis-server", FileNotFoundError("not on the PATH"))
+    server = PrivateRedis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
 def _redis_lease(number: int) -> str:

@@ -6,11 +6,18 @@ At low load nobody waits: a lone item starts a write at once.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from tollgate.domain.errors import StoreUnavailableError
+
+log = logging.getLogger("tollgate.coalescing")
+
+AGAIN_AFTER_S = 1.0
+TELL_EVERY_S = 10.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +43,8 @@ class Coalescer(Generic[Item, Result]):
         self._weigh = weigh
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._held = 0
+        self._tell_at_s = float("-inf")
 
     async def submit(self, item: Item) -> Result:
         """A caller that is cancelled does not take its item back: it may be in a commit already."""
@@ -44,6 +53,26 @@ class Coalescer(Generic[Item, Result]):
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all(), name="coalescer")
         return await future
+
+    async def insist(self, item: Item, *, what: str) -> Result:
+        """As `submit`, but while the store does not answer the item is held and tried again. `what` names it in the
+        log, which tells once in a while that, and how many, wait."""
+        self._held += 1
+        try:
+            while True:
+                try:
+                    return await self.submit(item)
+                except StoreUnavailableError as error:
+                    self._tell(error, what)
+                    await asyncio.sleep(AGAIN_AFTER_S)
+        finally:
+            self._held -= 1
+
+    def _tell(self, error: StoreUnavailableError, what: str) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._tell_at_s:
+            self._tell_at_s = now_s + TELL_EVERY_S
+            log.warning("waiting for the database", extra={"what": what, "held": self._held, "error": str(error)})
 
     async def drain(self) -> None:
         """Return when nothing waits."""

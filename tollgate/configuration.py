@@ -32,11 +32,6 @@ def _refuse_unserved(catalog: Catalog, *, source: str) -> None:
     for upstream in catalog.upstreams.values():
         if upstream.kind == "local":
             raise SettingsError(f'{source}: upstream {upstream.name!r}: kind "local" is not served by this version yet')
-    for model in catalog.models.values():
-        if any(route.mode == "async" for route in model.routes):
-            raise SettingsError(
-                f'{source}: model {model.name!r}: mode "async" is not served by this version yet; write mode = "direct"'
-            )
 
 
 def _read(path: Path | None, builtin: str, *, variable: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Tells workers what is due: new tasks whose hint was lost or held back, retries, what dead workers held.
 
 Plain form: each queue (route and lane) that a live worker serves gets a window of hints by what its route
-settled in the last 10 s, at least twice its free slots, so that one slow or paused model never starves another.
+settles in two rounds, at least twice its free slots, so that one slow or paused model never starves another.
+Inside a window its feeds (batches, projects) take turns.
 """
 
 from __future__ import annotations
@@ -13,23 +14,33 @@ from uuid import UUID
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import announce, leases, settlements
+from tollgate.store import announce, leases
 from tollgate.store.announce import Overdue, Queue
 from tollgate.store.database import Database
+from worker.slots import RATE_WINDOW_S
+from worker.sweeping import Sweep
 
 log = logging.getLogger("tollgate.announcer")
 
+EVERY_S = 2.0
+"""From one round to the next."""
 EXPIRE_AT_ONCE = 1_000
+ROUNDS = 2
+"""So many rounds' work is told: a round may be late. Who is done with it sooner asks for more (`worker.feeder`); what
+is told far ahead only fills the workers' buffers, and is given back a row at a time."""
 UNKNOWN_ROUTE_WINDOW = 128
 """For a route that no live worker has met yet."""
 
 
 class Announcer:
-    """Any number may run: an advisory lock lets one work at a time, and a repeated hint is harmless."""
+    """Any number may run: an advisory lock lets one announce at a time, and the first settlement of a task wins."""
 
     def __init__(self, database: Database, publisher: Publisher) -> None:
         self._database = database
         self._publisher = publisher
+        self._sweep = Sweep(database)
+        self._turn: dict[Queue, UUID | None] = {}
+        """The feed of each queue that had its turn last."""
 
     async def announce(self) -> int:
         """One round. Returns how many tasks were announced. Commits before it publishes."""
@@ -45,31 +56,32 @@ class Announcer:
                 if queue.lane not in served:
                     continue  # its messages would only pile up in the broker
                 window = windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
-                told[queue] = await announce.take_due(connection, queue, limit=window, now=now)
+                after = self._turn.get(queue)
+                taken = await announce.take_due(connection, queue, limit=window, now=now, after=after)
+                told[queue], self._turn[queue] = list(taken.ids), taken.last
         for lane, hints in announce.by_lane(told).items():
             self._publisher.announce(lane, hints)
         return sum(map(len, told.values()))
 
     async def expire(self) -> list[UUID]:
         """End queued tasks whose deadline has passed. Returns them."""
-        now = datetime.now(UTC)
-        async with self._database.write() as connection:
-            late = await announce.overdue(connection, now=now, limit=EXPIRE_AT_ONCE)
-            if not late:
-                return []
-            resolved = await settlements.settle(connection, [_expired(one) for one in late], now=now)
-        return [r.settlement.task_id for r in resolved if r.task]
+        async with self._database.read() as connection:
+            late = await announce.overdue(
+                connection, now=datetime.now(UTC), limit=EXPIRE_AT_ONCE, without=self._sweep.aside()
+            )
+        return [r.settlement.task_id for r in await self._sweep.settle(late, _expired) if r.task]
 
 
 def _windows(workers: list[leases.WorkerRow]) -> dict[str, int]:
-    """Route -> hints to give in one round: what it settled in 10 s, at least twice its free slots."""
+    """Route -> hints to give in one round: what it settles in ROUNDS, at least twice its free slots."""
     settled: dict[str, int] = {}
     free: dict[str, int] = {}
     for worker in workers:
         for route, load in worker.load.items():
             settled[route] = settled.get(route, 0) + load.settled
             free[route] = free.get(route, 0) + load.free
-    return {route: max(settled[route], 2 * free[route], 1) for route in settled}
+    lately = ROUNDS * EVERY_S / RATE_WINDOW_S
+    return {route: max(round(lately * settled[route]), 2 * free[route], 1) for route in settled}
 
 
 def _expired(late: Overdue) -> Settlement:

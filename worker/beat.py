@@ -1,4 +1,5 @@
 """`tollgate beat`: every 2 s, on the database, look for dead workers, expire what is late, announce what is due.
+Every 10 minutes, merge the shards of the accounts' past.
 
 Not Celery's beat: rescue must need neither Redis nor a free worker. Any number may run.
 """
@@ -14,35 +15,40 @@ from tollgate.broker.bus import ENDED, Bus
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.store.database import Database
-from worker.announcer import Announcer
-from worker.outcomes import Rules
+from worker import merging
+from worker.announcer import EVERY_S, Announcer
+from worker.billing import Rules
 from worker.watch import Watch
 
 log = logging.getLogger("tollgate.beat")
 
-EVERY_S = 2.0
+MERGE_EVERY_S = 600.0
+"""Until then what is over is read a little more slowly: no hurry."""
 
 
 class Beat:
-    """The two loops."""
+    """The three loops."""
 
     def __init__(self, *, database: Database, bus: Bus, publisher: Publisher, rules: Rules) -> None:
         self._bus = bus
+        self._database = database
         self._announcer = Announcer(database, publisher)
         self.watch = Watch(database, bus, rules)
 
     async def run(self) -> None:
         """Until cancelled. A database that is away is waited for.
 
-        Two loops: a long round of announcing must not make the reading of heartbeats late."""
+        Loops of their own: a long round of one must not make the reading of heartbeats late."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._watch_forever(), name="watch")
             loops.create_task(self._announce_forever(), name="announce")
+            loops.create_task(self._merge_forever(), name="merge")
 
     async def round(self) -> None:
         """Everything once."""
         await self.watch.look()
         await self._tell()
+        await merging.merge(self._database)
 
     async def _watch_forever(self) -> None:
         while True:
@@ -55,6 +61,12 @@ class Beat:
             async with _outliving("announcing"):
                 await self._tell()
             await asyncio.sleep(EVERY_S)
+
+    async def _merge_forever(self) -> None:
+        while True:
+            async with _outliving("merging"):
+                await merging.merge(self._database)
+            await asyncio.sleep(MERGE_EVERY_S)
 
     async def _tell(self) -> None:
         if ended := await self._announcer.expire():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tollgate.domain.states import Priority
 from tollgate.store.leases import RouteLoad
@@ -11,6 +11,7 @@ from worker.lease import Heartbeat, Load
 from worker.pausing import Pauses
 from worker.slots import Slots
 from worker.upstreams.registry import Connected
+from worker.upstreams.zhipu import ZhipuUpstream
 
 
 def upstream_of(route: str) -> str:
@@ -41,11 +42,18 @@ class Capacity:
         return self.pauses.blocked(upstream_of(route))
 
     def heed(self, heartbeat: Heartbeat) -> None:
-        """A configured maximum is the fleet's: each live worker of these lanes takes its part."""
+        """A configured maximum is the fleet's: each live worker of these lanes takes its part, and learns below it."""
         self.pauses.replace(heartbeat.pauses)
         self._sharers = max(1, sum(1 for lanes in heartbeat.lanes_of_workers if self._lanes & set(lanes)))
         for route, slots in self._slots.items():
-            slots.limit = self._share(route)
+            slots.ceiling = self._share(route)
+
+    def polled(self, routes: Iterable[str]) -> dict[str, str | None]:
+        """The upstreams of `routes` that can be asked by submit and poll, and the key to submit with; None where a
+        paused one is to be tried, which is decided by the call."""
+        names = {upstream_of(route) for route in routes}
+        zhipu = [n for n in names if n in self._upstreams and isinstance(self._upstreams[n].upstream, ZhipuUpstream)]
+        return {name: None if self.pauses.probe_due(name) else self.pauses.working(name) for name in zhipu}
 
     def load(self, waiting: Mapping[str, int]) -> Load:
         """What the announcer feeds by; the numbers less the ids that wait here already."""

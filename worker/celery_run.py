@@ -7,7 +7,6 @@ The engine lives beside Celery's pool, in a thread with its own event loop; Cele
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import uvloop
 from celery import bootsteps
 from celery.exceptions import WorkerShutdown
 
+from tollgate import collecting
 from tollgate.broker.celery_app import RUN
 from tollgate.domain.errors import TollgateError
 from worker.engine import Engine
@@ -76,7 +76,7 @@ class EngineThread:
                 log.error("the engine did not stop in time", extra={"timeout_s": timeout_s})
 
     def _main(self) -> None:
-        _collect_seldom()
+        collecting.seldom()
         try:
             uvloop.run(self._serve())
         except BaseException as error:  # handed to `start`, or logged where that has returned
@@ -93,12 +93,6 @@ class EngineThread:
             self._engine = engine
             self._ready.set()
             await self._stopping.wait()
-
-
-def _collect_seldom() -> None:
-    """A worker makes few cycles and holds many objects: by default the collector takes a fifth of its CPU."""
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
 
 
 def add_engine(app: celery.Celery, open_engine: OpenEngine, *, drain_timeout_s: float) -> None:

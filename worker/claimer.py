@@ -11,7 +11,7 @@ from uuid import UUID
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.lanes import priority_of
 from tollgate.domain.states import Priority
-from tollgate.store import claims
+from tollgate.store import claims, leases
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
 from worker.buffer import Buffer
@@ -34,7 +34,7 @@ Chosen = Mapping[UUID, tuple[str, Priority]]
 class Claimer:
     """Belongs to the engine's loop. `run` is handed each claimed task and who holds it; its slot is taken.
 
-    `hungry` is called when there are free slots and no ids for them."""
+    `hungry` is called whenever ids were taken, and when there are free slots and no ids for them."""
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class Claimer:
                 next_at = asyncio.get_running_loop().time() + PACE_S
                 try:
                     await self._claim(chosen)
+                    self._hungry()  # beside the calls, so that the next ids are here when these are through
                     await asyncio.sleep(next_at - asyncio.get_running_loop().time())
                 except Exception:  # whatever it is, a worker without its claimer would be deaf for ever
                     log.exception("claim broke")
@@ -149,7 +150,14 @@ class Claimer:
         claimed: list[Claimed] = []
         try:
             async with self._database.write() as connection:
-                claimed = await claims.claim(connection, list(chosen), worker_id=worker_id, now=datetime.now(UTC))
+                if await leases.hold(connection, worker_id):
+                    claimed = await claims.claim(
+                        connection,
+                        list(chosen),
+                        worker_id=worker_id,
+                        now=datetime.now(UTC),
+                        polled=self._capacity.polled({route for route, _ in chosen.values()}),
+                    )
         except StoreUnavailableError as error:
             log.warning("claiming waits for the database", extra={"error": str(error)})
             claimed = await self._claimed_all_the_same(chosen, worker_id=worker_id)
@@ -157,7 +165,14 @@ class Claimer:
             for task_id in chosen.keys() - {one.id for one in claimed}:
                 self._capacity.slots(chosen[task_id][0]).release()
         for one in claimed:
+            self._take_its_own_slot(one.route, hinted=chosen[one.id][0])
             self._run(one, worker_id)
+
+    def _take_its_own_slot(self, route: str, *, hinted: str) -> None:
+        """A hint may name a wrong route: the row's is the one that is called, and released."""
+        if route != hinted:
+            self._capacity.slots(hinted).release()
+            self._capacity.slots(route).take(1)
 
     async def _claimed_all_the_same(self, chosen: Chosen, *, worker_id: UUID) -> list[Claimed]:
         """The connection may have been lost after the commit: rows that are ours, and that nobody would run."""

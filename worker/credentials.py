@@ -1,5 +1,8 @@
-"""What an outcome says of the credential it was called with: paused, or working again. Kept in the store, where
-every worker reads it with its heartbeat."""
+"""Which credential a call is made with, and what its outcome says of it: paused, or working again.
+
+Pauses are kept in the store, where every worker reads them with its heartbeat; there, too, the fleet takes turns to
+try a paused one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tollgate.domain.states import TaskState
 from tollgate.store import pauses
 from tollgate.store.database import Database
 from worker.outcomes import Outcome
-from worker.pausing import Pauses
+from worker.pausing import PROBE_AFTER, Pauses
 
 log = logging.getLogger("tollgate.credentials")
 
@@ -22,6 +25,28 @@ class Credentials:
     def __init__(self, database: Database, known: Pauses) -> None:
         self._database = database
         self._known = known
+
+    async def choose(self, upstream: str) -> str | None:
+        """The credential to call with: a paused one where it is this task's turn to try it, else the first that
+        works. Never raises; without a store nobody takes a turn."""
+        while (name := self._known.probe(upstream)) is not None:
+            if await self._has_turn(upstream, name):
+                log.info("upstream is tried again", extra={"upstream": upstream, "credential": name})
+                return name
+        return self._known.working(upstream)
+
+    async def _has_turn(self, upstream: str, credential: str) -> bool:
+        now = datetime.now(UTC)
+        try:
+            async with self._database.write() as connection:
+                return await pauses.take_turn(
+                    connection, upstream, credential=credential, now=now, until=now + PROBE_AFTER
+                )
+        except StoreUnavailableError as error:
+            log.warning("no turn to try an upstream", extra={"upstream": upstream, "error": str(error)})
+        except Exception:  # a task must not end for it: it can be called with another, or wait
+            log.exception("no turn to try an upstream", extra={"upstream": upstream})
+        return False
 
     async def heed(self, upstream: str, credential: str, outcome: Outcome) -> None:
         """Pause the credential that was refused; lift the pause that a success disproves. Never raises.

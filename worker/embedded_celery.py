@@ -10,12 +10,10 @@ connection from under it; here it is asked to leave the loop, which it does with
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import celery
 from celery.bootsteps import CLOSE  # type: ignore[attr-defined]  # celery-types lacks it
-from celery.concurrency.thread import TaskPool
+from celery.concurrency.solo import TaskPool
 from celery.worker import WorkController
 
 START_TIMEOUT_S = 10.0
@@ -23,7 +21,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class EmbeddedCelery:
-    """Runs the messages of `app` in two pool threads. Start and stop once, from one thread."""
+    """Runs the messages of `app` in a thread. Start and stop once, from one thread."""
 
     def __init__(self, app: celery.Celery) -> None:
         self._app = app
@@ -50,9 +48,11 @@ class EmbeddedCelery:
 
     def _run(self) -> None:
         try:
+            # A message's task is looked up in the current app, of this thread: else in the default one, the process's.
+            self._app.set_current()
             self._worker = WorkController(
                 app=self._app,
-                pool_cls=_pool_of(self._app),
+                pool_cls=TaskPool,
                 ready_callback=lambda _consumer: self._ready.set(),
                 without_mingle=True,
                 without_gossip=True,
@@ -64,15 +64,3 @@ class EmbeddedCelery:
             self._failure = error
         finally:
             self._ready.set()
-
-
-def _pool_of(app: celery.Celery) -> type[TaskPool]:
-    """Celery's threads, in each of which `app` is the current one: they look a message's task up there, and would
-    otherwise look into the default app, which is the process's and not ours to set."""
-
-    class AppPool(TaskPool):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            self.executor = ThreadPoolExecutor(max_workers=self.limit, initializer=app.set_current)
-
-    return AppPool

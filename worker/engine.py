@@ -19,17 +19,21 @@ from tollgate.broker.bus import CANCEL, Bus
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
+from worker.billing import Rules
 from worker.buffer import CAPACITY, Buffer
+from worker.calling import Caller
 from worker.capacity import Capacity
 from worker.claimer import Claimer
 from worker.credentials import Credentials
 from worker.feeder import Feeder
 from worker.lease import Heartbeat, Lease, Load, Timing
-from worker.outcomes import Rules
+from worker.polling import Poller
 from worker.price_watch import PriceWatch
+from worker.receipts import Receipts
 from worker.returns import Returns
 from worker.runner import Runner
 from worker.settler import Settler
+from worker.streams import Streams
 from worker.upstreams.registry import Connected
 
 log = logging.getLogger("tollgate.engine")
@@ -76,6 +80,13 @@ class Engine:
             credentials=Credentials(database, self._capacity.pauses),
             rules=rules,
             settler=self._settler,
+            caller=Caller(
+                receipts=Receipts(database),
+                poller=Poller(),
+                rules=rules,
+                streams=Streams(bus),
+                may_send=self.lease.may_send,
+            ),
             know_price=self._prices.know,
             may_send=self.lease.may_send,
             freed=self._on_freed,
@@ -139,7 +150,7 @@ class Engine:
         self.claimer.wake()
 
     def _on_lost(self) -> None:
-        self.runner.abort_all()
+        self.runner.abort_unsent()
 
     def _load(self) -> Load:
         return self._capacity.load(self._buffer.by_route())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from tollgate.domain.lanes import priority_of
 from tollgate.store import announce
 from tollgate.store.announce import Queue
 from tollgate.store.database import Database
+from tollgate.store.feeds import Taken
 from worker.buffer import Buffer
 from worker.capacity import Capacity
 
@@ -43,6 +44,8 @@ class Feeder:
         self._buffer = buffer
         self._lanes = lanes
         self._accept = accept
+        self._turn: dict[Queue, UUID | None] = {}
+        """The feed of each queue that had its turn last."""
         self._asked = asyncio.Event()
         self._feeding: asyncio.Task[None] | None = None
 
@@ -55,7 +58,7 @@ class Feeder:
             await asyncio.wait([self._feeding])
 
     def ask(self) -> None:
-        """There are free slots and no ids for them."""
+        """There are free slots, and no ids for them or soon no more. Costs next to nothing where there are enough."""
         self._asked.set()
 
     async def _feed_forever(self) -> None:
@@ -64,27 +67,28 @@ class Feeder:
             self._asked.clear()
             more = False
             try:
-                more = await self._feed()
+                if not (wanted := self._wanted()):
+                    continue
+                more = await self._feed(wanted)
             except StoreUnavailableError as error:
                 log.warning("feeding waits for the database", extra={"error": str(error)})
             except Exception:  # the announcer's rounds remain
                 log.exception("feeding broke")
             await asyncio.sleep(AGAIN_S if more else EMPTY_AGAIN_S)
 
-    async def _feed(self) -> bool:
+    async def _feed(self, wanted: Mapping[Queue, int]) -> bool:
         """One round; whether there may be more at once."""
-        wanted = self._wanted()
-        if not wanted:
-            return False
-        found: dict[Queue, list[UUID]] = {}
+        found: dict[Queue, Taken] = {}
         async with announce.turn(self._database) as connection:
             if connection is None:
                 return False
             for queue, count in wanted.items():
-                found[queue] = await announce.take_due(connection, queue, limit=count, now=datetime.now(UTC))
-        for lane, hints in announce.by_lane(found).items():
+                after, now = self._turn.get(queue), datetime.now(UTC)
+                found[queue] = await announce.take_due(connection, queue, limit=count, now=now, after=after)
+                self._turn[queue] = found[queue].last
+        for lane, hints in announce.by_lane({queue: taken.ids for queue, taken in found.items()}).items():
             self._accept(lane, hints)
-        return any(len(found[queue]) == count for queue, count in wanted.items())
+        return any(taken.more for taken in found.values())
 
     def _wanted(self) -> dict[Queue, int]:
         """For each queue of this worker's that runs dry: how many ids."""

@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
-from uuid import UUID
 
 from tollgate.domain import retries, verdicts
 from tollgate.domain.errors import UpstreamError
-from tollgate.domain.prices import Price, PriceTable, charge, worst_case_nano
-from tollgate.domain.retries import RetryPolicy
 from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
-from tollgate.domain.usage import TokenUsage, estimate_prompt_tokens
+from tollgate.domain.usage import TokenUsage
+from tollgate.domain.verdicts import Action
+from worker import billing
+from worker.billing import Leased, Rules
 from worker.upstreams.upstream import Answer
 
-ASSUMED_MAX_TOKENS = 4_096
-"""What an answer without max_tokens may come to, for the possible cost of an uncertain call."""
 KEPT_HINT_S = 60.0
 """A retry that is due sooner stays with this worker's own timer; a later one is the announcer's."""
 UNSTORABLE = "unstorable"
 """Error code of a task whose answer came, and was paid, but cannot be kept."""
-
-
-class Leased(Protocol):
-    """What settling needs to know of a task: a worker's claim, or a dead worker's orphan."""
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def fence(self) -> int: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def tries(self) -> int: ...
-    @property
-    def route(self) -> str: ...
-    @property
-    def retry_until(self) -> datetime: ...
-    @property
-    def on_uncertain(self) -> OnUncertain: ...
-    @property
-    def prompt_tokens_estimate(self) -> int: ...
-    @property
-    def max_tokens(self) -> int | None: ...
-    @property
-    def attempt_started_at(self) -> datetime: ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Rules:
-    """What an outcome is judged by. `prices` is replaced when new versions are published."""
-
-    prices: PriceTable
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
-
-    def price_of(self, route: str, *, at: datetime) -> Price | None:
-        """What was in force then."""
-        upstream, _, model = route.partition("/")
-        return self.prices.find(upstream, model, at=at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +28,14 @@ class Outcome:
     settlement: Settlement
     pause_reason: str | None = None
     """The credential is to be paused."""
+    slow_down: bool = False
+    """Refused for our rate: the route's concurrency is to be lowered."""
 
 
 def answered(leased: Leased, answer: Answer, *, rules: Rules, now: datetime, jitter: float) -> Outcome:
     """A complete answer: the task succeeds, unless the model failed inside its HTTP 200 ("network_error")."""
-    usage = answer.usage or _estimated_usage(leased, answer)
-    bill = _bill(leased, usage, rules)
+    usage = answer.usage or billing.estimated_usage(leased, answer.texts)
+    bill = billing.bill(leased, usage, rules)
     if answer.finish_reason == "network_error":
         error = UpstreamError("the model ended with network_error", code="1234", http_status=answer.http_status)
         known = bill if answer.usage else None
@@ -102,22 +63,31 @@ def failed(
     now: datetime,
     jitter: float,
     bill: Bill | None = None,
+    repeatable: bool = False,
+    ended_there: bool = False,
 ) -> Outcome:
-    """A try without an answer. `sent`: its first byte left. `bill`: what it cost all the same, where that is known."""
+    """A try without an answer. `sent`: its first byte left. `bill`: what it cost all the same, where that is known.
+
+    `repeatable`: the upstream tells a repeated request_id from a new call, so an answer that never came is asked for
+    once more, whatever `on_uncertain` says: nothing is bought twice by that. `ended_there`: the upstream had the call,
+    under an id that is known, and it is over: whatever its error is called, it is no refusal of the next one."""
     if not sent and error.http_status is None:
         error = UpstreamError(str(error), kind="connect")
     if bill is None and error.usage is not None:
-        bill = _bill(leased, error.usage, rules)
+        bill = billing.bill(leased, error.usage, rules)
     verdict = verdicts.judge(error)
+    if ended_there and verdict.action is not Action.FAIL:
+        verdict = replace(verdict, action=Action.RETRY_UNCERTAIN, slow_down=False)
+    asks_again = repeatable and bill is None and verdict.action is Action.RETRY_UNCERTAIN
     decision = retries.decide(
         error,
         verdict=verdict,
         tries=leased.tries + 1,
-        purchases=leased.attempt,
+        purchases=leased.attempt + leased.unanswered,
         now=now,
         retry_deadline=leased.retry_until,
         policy=rules.policy,
-        on_uncertain=leased.on_uncertain,
+        on_uncertain=OnUncertain.RETRY if asks_again else leased.on_uncertain,
         jitter=jitter,
     )
     match decision:
@@ -125,22 +95,43 @@ def failed(
             named = decision.reason if error.code is None else f"{decision.reason} ({error.code})"
             # Tried again at once: there may be another credential. Where there is none, the hint is given back.
             settlement = given_back(leased, error=error, hinted=True)
+            if bill is not None:  # refused in the middle of its answer: that much was bought
+                settlement = _retry(leased, error, AttemptOutcome.FAILED, now, now=now, bill=bill, rules=rules)
             return Outcome(settlement=settlement, pause_reason=f"{named}: {decision.message}")
+        case retries.Retry() if asks_again:
+            return Outcome(settlement=_asked_again(leased, error, decision.at, now=now, rules=rules))
         case retries.Retry():
             closes_as = AttemptOutcome.UNCERTAIN if bill is None else AttemptOutcome.FAILED
-            if not decision.close_attempt:  # refused: nothing was bought
-                closes_as, bill = AttemptOutcome.OPEN, None
-            return Outcome(settlement=_retry(leased, error, closes_as, decision.at, now=now, bill=bill, rules=rules))
+            if not decision.close_attempt and bill is None:  # refused: nothing was bought
+                closes_as = AttemptOutcome.OPEN
+            settlement = _retry(leased, error, closes_as, decision.at, now=now, bill=bill, rules=rules)
+            return Outcome(settlement=replace(settlement, knows_id=ended_there), slow_down=verdict.slow_down)
         case retries.Fail():
-            uncertain = decision.uncertain and bill is None
+            # A refusal is only of its own send: an earlier one that went unanswered may be billed.
+            uncertain = (decision.uncertain or (repeatable and leased.unanswered > 0)) and bill is None
             closes_as = AttemptOutcome.UNCERTAIN if uncertain else AttemptOutcome.FAILED
             settlement = _ended(leased, error, closes_as, TaskState.FAILED, bill=bill, rules=rules)
-            return Outcome(settlement=_explained(settlement, decision))
+            settlement = replace(_explained(settlement, decision), knows_id=ended_there)
+            return Outcome(settlement=settlement, slow_down=verdict.slow_down)
 
 
-def cancelled(leased: Leased, *, sent: bool, rules: Rules) -> Settlement:
-    """Its owner asked: an aborted call that was sent may be billed."""
+def left_behind(leased: Leased, *, rules: Rules, now: datetime, jitter: float) -> Settlement:
+    """What a dead worker held. A call with an upstream id is taken over, by whoever claims its task next.
+
+    Not hinted: the worker that would have remembered the retry is gone."""
+    if leased.upstream_id is not None:
+        return given_back(leased)
+    error = UpstreamError("its worker died before the answer came", kind="cut")
+    outcome = failed(leased, error, sent=True, rules=rules, now=now, jitter=jitter, repeatable=leased.mode == "async")
+    return replace(outcome.settlement, hinted=False)
+
+
+def cancelled(leased: Leased, *, sent: bool, rules: Rules, usage: TokenUsage | None = None) -> Settlement:
+    """Its owner asked: an aborted call that was sent may be billed. `usage`: what it had come to, if known."""
     error = UpstreamError("cancelled at its owner's request", code="cancelled", kind="cancelled")
+    if usage is not None:
+        bill = billing.bill(leased, usage, rules)
+        return _ended(leased, error, AttemptOutcome.FAILED, TaskState.CANCELLED, bill=bill, rules=rules)
     outcome = AttemptOutcome.UNCERTAIN if sent else AttemptOutcome.ABANDONED
     return _ended(leased, error, outcome, TaskState.CANCELLED, bill=None, rules=rules)
 
@@ -162,7 +153,10 @@ def given_back(leased: Leased, *, error: UpstreamError | None = None, hinted: bo
 
 
 def unstorable(settlement: Settlement) -> Settlement:
-    """The database refuses what the upstream sent: the task fails, and what it cost is booked all the same."""
+    """The database refuses what the upstream sent: the task fails, and what it cost is booked all the same. One that
+    is only queued again goes without the upstream's words."""
+    if settlement.outcome is AttemptOutcome.OPEN:
+        return replace(settlement, http_status=None, error_code=None, error_message=None)
     succeeded = settlement.outcome is AttemptOutcome.SUCCEEDED
     return replace(
         settlement,
@@ -199,6 +193,14 @@ def _retry(
     )
 
 
+def _asked_again(leased: Leased, error: UpstreamError, at: datetime, *, now: datetime, rules: Rules) -> Settlement:
+    """The same purchase once more. What it may have cost is kept with it, should it never be answered."""
+    settlement = _retry(
+        leased, error, AttemptOutcome.OPEN, at, now=now, bill=billing.possible_bill(leased, rules), rules=rules
+    )
+    return replace(settlement, unanswered=True)
+
+
 def _ended(
     leased: Leased, error: UpstreamError, outcome: AttemptOutcome, state: TaskState, *, bill: Bill | None, rules: Rules
 ) -> Settlement:
@@ -219,35 +221,7 @@ def _explained(settlement: Settlement, decision: retries.Fail) -> Settlement:
     return replace(settlement, error_code=decision.reason_code, error_message=decision.message)
 
 
-def _bill(leased: Leased, usage: TokenUsage, rules: Rules) -> Bill:
-    price = rules.price_of(leased.route, at=leased.attempt_started_at)
-    billed = charge(price, usage) if price else None
-    return Bill(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        completion_tokens=usage.completion_tokens,
-        price_id=price.id if price else None,
-        price_tier=billed.tier if billed else None,
-        cost_nano=billed.cost_nano if billed else None,
-        cost_estimated=billed.estimated if billed else usage.estimated,
-    )
-
-
 def _bill_of_failure(leased: Leased, outcome: AttemptOutcome, bill: Bill | None, rules: Rules) -> Bill:
     if outcome is not AttemptOutcome.UNCERTAIN:
         return bill or NOTHING_BILLED
-    price = rules.price_of(leased.route, at=leased.attempt_started_at)
-    if price is None:
-        return NOTHING_BILLED
-    completion = ASSUMED_MAX_TOKENS if leased.max_tokens is None else leased.max_tokens
-    possible = worst_case_nano(price, prompt_tokens=leased.prompt_tokens_estimate, completion_tokens=completion)
-    return Bill(price_id=price.id, possible_cost_nano=possible)
-
-
-def _estimated_usage(leased: Leased, answer: Answer) -> TokenUsage:
-    """A text counts the same as a prompt and as an answer."""
-    return TokenUsage(
-        prompt_tokens=leased.prompt_tokens_estimate,
-        completion_tokens=estimate_prompt_tokens({"prompt": answer.texts}),
-        estimated=True,
-    )
+    return billing.possible_bill(leased, rules)

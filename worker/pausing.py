@@ -1,4 +1,7 @@
-"""This worker's picture of paused credentials: which one to call with, and when a paused one is tried again."""
+"""This worker's picture of paused credentials: which one to call with, and when a paused one is tried again.
+
+Who tries it is decided in the store (`worker.credentials`): one task of the whole fleet.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from tollgate.store.pauses import Pause
 
 PROBE_AFTER = timedelta(seconds=60)
-"""A paused credential is tried with one task so often."""
+"""A paused credential is tried with one task so often, however many workers there are."""
 
 
 def _now() -> datetime:
@@ -22,40 +25,45 @@ class Pauses:
         self._credentials = credentials
         self._clock = clock
         self._until: dict[tuple[str, str], datetime] = {}
-        self._probed_until: dict[tuple[str, str], datetime] = {}
-        """Of credentials that a task of this worker is trying just now: nobody else tries them before."""
 
     def replace(self, rows: Iterable[Pause]) -> None:
         """As the store has them."""
         self._until = {(row.upstream, row.credential): row.until for row in rows}
-        self._probed_until = {key: until for key, until in self._probed_until.items() if key in self._until}
 
     def pause(self, upstream: str, credential: str) -> datetime:
         """From now; returns until when."""
-        self._probed_until.pop((upstream, credential), None)
         self._until[upstream, credential] = self._clock() + PROBE_AFTER
         return self._until[upstream, credential]
 
     def lift(self, upstream: str, credential: str) -> bool:
         """Whether there was a pause to lift."""
-        self._probed_until.pop((upstream, credential), None)
         return self._until.pop((upstream, credential), None) is not None
 
-    def choose(self, upstream: str) -> str | None:
-        """The credential to call with: a paused one whose probe is due, else the first that is not paused."""
+    def probe(self, upstream: str) -> str | None:
+        """A paused credential whose probe is due. No other task here is told of it for PROBE_AFTER: whether this one
+        has the turn is for the store to say, and the next heartbeat brings what came of it."""
         for name in self._credentials.get(upstream, ()):
             if (upstream, name) in self._until and self._may_try(upstream, name):
-                self._probed_until[upstream, name] = self._clock() + PROBE_AFTER
+                self._until[upstream, name] = self._clock() + PROBE_AFTER
                 return name
-        return self._first_usable(upstream)
+        return None
+
+    def probe_due(self, upstream: str) -> bool:
+        """Whether `probe` would give one."""
+        names = self._credentials.get(upstream, ())
+        return any((upstream, name) in self._until and self._may_try(upstream, name) for name in names)
+
+    def paused(self, upstream: str, name: str) -> bool:
+        return (upstream, name) in self._until
+
+    def working(self, upstream: str) -> str | None:
+        """The first credential that is not paused."""
+        return next((name for name in self._credentials.get(upstream, ()) if (upstream, name) not in self._until), None)
 
     def blocked(self, upstream: str) -> bool:
-        """No call can be made: every credential is paused, or none is known here."""
-        return self._first_usable(upstream) is None
-
-    def _first_usable(self, upstream: str) -> str | None:
-        return next((name for name in self._credentials.get(upstream, ()) if self._may_try(upstream, name)), None)
+        """No call can be made: every credential is paused and no probe is due, or none is known here."""
+        return not any(self._may_try(upstream, name) for name in self._credentials.get(upstream, ()))
 
     def _may_try(self, upstream: str, name: str) -> bool:
-        waits = (self._until.get((upstream, name)), self._probed_until.get((upstream, name)))
-        return all(until is None or until <= self._clock() for until in waits)
+        until = self._until.get((upstream, name))
+        return until is None or until <= self._clock()

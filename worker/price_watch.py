@@ -10,7 +10,7 @@ import time
 from tollgate.store import price_list
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
-from worker.outcomes import Rules
+from worker.billing import Rules
 
 log = logging.getLogger("tollgate.prices")
 

@@ -19,14 +19,14 @@ from tollgate.settings import Settings
 from tollgate.store import migrate, price_list
 from tollgate.store.database import Database
 from worker.beat import Beat
+from worker.billing import Rules
 from worker.celery_run import add_engine
 from worker.engine import Engine
-from worker.outcomes import Rules
 from worker.upstreams import registry
 
 NO_BROKER = "TOLLGATE_REDIS_URL is not set: write redis://host:6379/0 (or run `tollgate up`, which needs none)"
-BEAT_POOL = 2
-"""Its two loops use a connection each."""
+BEAT_POOL = 3
+"""Its loops use a connection each."""
 
 
 def create_worker_app(settings: Settings, catalog: Catalog) -> celery.Celery:

@@ -7,51 +7,35 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from tollgate.domain.errors import UpstreamError
-from tollgate.domain.settling import Settlement
+from tollgate.domain.errors import PollError, UpstreamError
+from tollgate.domain.settling import Resolution, Settlement
 from tollgate.domain.states import TaskState
+from tollgate.domain.usage import TokenUsage
 from tollgate.store.claims import Claimed
-from worker import outcomes
+from worker import billing, outcomes
+from worker.billing import Rules
+from worker.calling import Caller
 from worker.capacity import Capacity, upstream_of
 from worker.credentials import Credentials
-from worker.outcomes import Outcome, Rules
+from worker.outcomes import Outcome
+from worker.running import Running
 from worker.settler import Settler
+from worker.trial import Trial
 from worker.upstreams.registry import Connected
-from worker.upstreams.upstream import Answer, Call
 
 log = logging.getLogger("tollgate.runner")
 
 SETTLE_S = 10.0
 """A stopping worker waits so long for the settlements of what it aborted."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Running:
-    """A task in this worker's hands."""
-
-    claimed: Claimed
-    worker_id: UUID
-    """The registration it was claimed under."""
-    task: asyncio.Task[None] | None = None
-    holds_slot: bool = True
-    calling: bool = False
-    """Its call may be aborted; before and after, there is nothing to abort."""
-    sent: bool = False
-    """The call's first byte left: it may be billed."""
-    aborted: bool = False
-    cancelled: bool = False
-    """Aborted because its owner asked; otherwise it is given back."""
-
-    def abort(self, *, cancelled: bool = False) -> None:
-        if not self.aborted:
-            self.aborted, self.cancelled = True, cancelled
-            if self.calling and self.task is not None:
-                self.task.cancel()
+AGAIN_AFTER_S, AGAIN_AT_MOST_S = 1.0, 30.0
+"""A settlement that the database refuses is tried again after so long, doubling up to so long."""
+ELSEWHERE = timedelta(seconds=30)
+"""A task that this worker lacks the key for, or whose key is refused, is left to others for so long."""
 
 
 class Again(Protocol):
@@ -61,7 +45,7 @@ class Again(Protocol):
 
 
 class Runner:
-    """Belongs to the engine's loop. `freed` is called when a slot becomes free, `again` with a retry's hint."""
+    """Belongs to the engine's loop. `freed` is called when a slot may be free, `again` with a retry's hint."""
 
     def __init__(
         self,
@@ -71,6 +55,7 @@ class Runner:
         credentials: Credentials,
         rules: Rules,
         settler: Settler,
+        caller: Caller,
         know_price: Callable[[Claimed], Awaitable[None]],
         may_send: Callable[[UUID], bool],
         freed: Callable[[], None],
@@ -81,18 +66,25 @@ class Runner:
         self._credentials = credentials
         self._rules = rules
         self._settler = settler
+        self._caller = caller
         self._know_price = know_price
         self._may_send = may_send
         self._freed = freed
         self._again = again
         self._running: dict[UUID, Running] = {}
+        self._outlived: list[Running] = []
+        """Sent under a lease that was lost. Their tasks may run here anew, and are cancelled without them."""
+        self._over = False
+        """The stop waits no longer: what is left is left to the rescue."""
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._outlived)
 
     def run(self, claimed: Claimed, worker_id: UUID) -> None:
         """Begin; the task's slot is taken and will be released."""
         running = Running(claimed=claimed, worker_id=worker_id)
+        if older := self._running.get(claimed.id):
+            self._outlived.append(older)
         self._running[claimed.id] = running
         running.task = asyncio.create_task(self._run(running))
 
@@ -102,24 +94,41 @@ class Runner:
             if running := self._running.get(task_id):
                 running.abort(cancelled=True)
 
+    def abort_unsent(self) -> None:
+        """The lease is lost: what is unsent is given back, and what is polled, since whoever holds the task next polls
+        it too. What is sent was bought: its answer, however late, says what it cost. The fence guards the rest."""
+        for task_id, running in list(self._running.items()):
+            if running.sent and running.upstream_id is None:
+                self._outlived.append(self._running.pop(task_id))
+            else:
+                running.abort()
+
     def abort_all(self) -> None:
-        """The lease is lost: what is unsent is given back, what is sent may be billed. The fence guards the rest."""
-        for running in self._running.values():
+        """The drain is over: what is unsent is given back, what is sent may be billed."""
+        for running in (*self._running.values(), *self._outlived):
             running.abort()
 
     async def drain(self, timeout_s: float) -> None:
         """Let calls end for so long, then abort them; return when all are settled, or cannot be."""
-        tasks = [running.task for running in self._running.values() if running.task]
+        tasks = [running.task for running in (*self._running.values(), *self._outlived) if running.task]
         if not tasks:
             return
+        self._stop_polling()
         await asyncio.wait(tasks, timeout=timeout_s)
         self.abort_all()
         _, unsettled = await asyncio.wait(tasks, timeout=SETTLE_S)
         if unsettled:
             log.error("stopped before all was settled", extra={"tasks": len(unsettled)})
+            self._over = True
             for task in unsettled:
                 task.cancel()
             await asyncio.wait(unsettled)
+
+    def _stop_polling(self) -> None:
+        """What the upstream has by an id is given back at once: it goes on there, and any worker can poll it."""
+        for running in self._running.values():
+            if running.upstream_id is not None:
+                running.abort()
 
     async def _run(self, running: Running) -> None:
         claimed = running.claimed
@@ -133,6 +142,8 @@ class Runner:
             self._free(running)
             if self._running.get(claimed.id) is running:
                 del self._running[claimed.id]
+            else:
+                self._outlived.remove(running)
             self._freed()
 
     def _free(self, running: Running) -> None:
@@ -151,22 +162,40 @@ class Runner:
         upstream = upstream_of(claimed.route)
         if running.aborted:
             return self._aborted(running)
-        connected, credential = self._upstreams.get(upstream), self._capacity.pauses.choose(upstream)
+        connected = self._upstreams.get(upstream)
+        running.credential = credential = claimed.credential or await self._credentials.choose(upstream)
         if connected is None or credential is None or not self._may_send(running.worker_id):
             return outcomes.given_back(claimed)
+        if credential not in connected.credentials or self._waits_for_its_key(claimed):
+            return self._put_off(claimed)
+        await self._know_price(claimed)
         try:
-            outcome = await self._outcome(running, connected, credential)
+            with Trial(running, slots=self._capacity.slots(claimed.route), grew=self._freed) as trial:
+                outcome = await self._outcome(running, connected, credential)
+                trial.end(outcome)
         except asyncio.CancelledError:
-            if not running.aborted or running.task is None:
+            if not running.aborted or running.task is None or self._over:
                 raise
             running.task.uncancel()  # it was meant for the call only
             return self._aborted(running)
-        await self._credentials.heed(upstream, credential, outcome)
+        if running.upstream_id is None:  # a poll's success says nothing of the balance
+            await self._credentials.heed(upstream, credential, outcome)
         return outcome.settlement
+
+    def _waits_for_its_key(self, claimed: Claimed) -> bool:
+        """Sent before, and perhaps there: it is that account's to say, which cannot be asked now."""
+        bound = claimed.unanswered > 0 and claimed.upstream_id is None
+        return bound and self._capacity.pauses.paused(upstream_of(claimed.route), claimed.credential or "")
+
+    def _put_off(self, claimed: Claimed) -> Settlement:
+        return replace(outcomes.given_back(claimed), not_before=datetime.now(UTC) + ELSEWHERE)
 
     async def _outcome(self, running: Running, connected: Connected, credential: str) -> Outcome:
         try:
-            answer = await self._call(running, connected, credential)
+            answer = await self._caller.call(running, connected, credential)
+        except PollError as error:
+            log.warning("polls are refused", extra={"task_id": str(running.claimed.id), "error": str(error)})
+            return Outcome(settlement=self._put_off(running.claimed))
         except UpstreamError as error:
             return self._failed(running, error)
         except Exception:
@@ -183,41 +212,35 @@ class Runner:
             running.claimed, answer, rules=self._rules, now=datetime.now(UTC), jitter=random.random()
         )
 
-    async def _call(self, running: Running, connected: Connected, credential: str) -> Answer:
-        claimed = running.claimed
-        left_s = (claimed.deadline - datetime.now(UTC)).total_seconds()
-        call = Call(
-            endpoint=claimed.endpoint,
-            model=claimed.route.partition("/")[2],
-            body=claimed.body,
-            request_id=claimed.upstream_request_id,
-            credential=credential,
-            timeout_s=max(1.0, min(left_s, connected.spec.total_timeout_s)),
-            on_sent=lambda: self._note_sent(running),
-        )
-        running.calling = True
-        try:
-            return await connected.upstream.call(call)
-        finally:
-            running.calling = False
-
-    def _note_sent(self, running: Running) -> None:
-        """The last look before the first byte: connecting took its time. Raises UpstreamError."""
-        if not self._may_send(running.worker_id):
-            raise UpstreamError("the lease ran out before the call was sent", kind="connect")
-        running.sent = True
-
     def _failed(self, running: Running, error: UpstreamError) -> Outcome:
-        return outcomes.failed(
-            running.claimed, error, sent=running.sent, rules=self._rules, now=datetime.now(UTC), jitter=random.random()
+        error.usage = error.usage or self._written(running)
+        outcome = outcomes.failed(
+            running.claimed,
+            error,
+            sent=running.sent,
+            rules=self._rules,
+            now=datetime.now(UTC),
+            jitter=random.random(),
+            repeatable=running.repeatable,
+            ended_there=running.upstream_id is not None,
         )
+        if outcome.settlement.unanswered:
+            return replace(outcome, settlement=replace(outcome.settlement, credential=running.credential))
+        return outcome
 
     def _aborted(self, running: Running) -> Settlement:
         if running.cancelled:
-            return outcomes.cancelled(running.claimed, sent=running.sent, rules=self._rules)
-        if not running.sent:
+            usage = self._written(running)
+            return outcomes.cancelled(running.claimed, sent=running.sent, rules=self._rules, usage=usage)
+        if not running.sent or running.upstream_id is not None:
             return outcomes.given_back(running.claimed)
         return self._failed(running, UpstreamError("the worker stopped before the answer came", kind="cut")).settlement
+
+    @staticmethod
+    def _written(running: Running) -> TokenUsage | None:
+        """What a stream that was cut had come to, estimated; None where nothing came."""
+        texts = running.written.record.written if running.written else ()
+        return billing.estimated_usage(running.claimed, texts) if texts else None
 
     async def _settle(self, claimed: Claimed, settlement: Settlement) -> None:
         """And where the task is queued again and this worker is to try it, see to that."""
@@ -225,7 +248,32 @@ class Runner:
             resolution = await self._settler.settle(settlement)
         except Exception:
             log.exception("answer not stored", extra={"task_id": str(claimed.id), "attempt": claimed.attempt})
-            resolution = await self._settler.settle(outcomes.unstorable(settlement))
+            resolution = await self._settle_once_more(settlement)
         settled = resolution.settlement
         if resolution.task and settled.state is TaskState.QUEUED and settled.hinted:
             self._again(claimed, at=settled.not_before or datetime.now(UTC))
+
+    async def _settle_once_more(self, settlement: Settlement) -> Resolution:
+        """A good answer is not thrown away for one odd error."""
+        await asyncio.sleep(AGAIN_AFTER_S)
+        try:
+            return await self._settler.settle(settlement)
+        except Exception:
+            log.exception(
+                "answer not stored", extra={"task_id": str(settlement.task_id), "attempt": settlement.attempt}
+            )
+            return await self._settle_unstorable(outcomes.unstorable(settlement))
+
+    async def _settle_unstorable(self, settlement: Settlement) -> Resolution:
+        """However often it takes: what was paid must be counted, and while it is not, the task is held here."""
+        wait_s = AGAIN_AFTER_S
+        while True:
+            try:
+                return await self._settler.settle(settlement)
+            except Exception:
+                log.exception(
+                    "not even its failure is stored",
+                    extra={"task_id": str(settlement.task_id), "attempt": settlement.attempt, "again_after_s": wait_s},
+                )
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, AGAIN_AT_MOST_S)

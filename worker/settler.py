@@ -4,7 +4,6 @@ database is away it is held and tried again."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,16 +11,12 @@ from uuid import UUID
 
 from tollgate.broker.bus import ENDED, Bus
 from tollgate.coalescing import Coalescer
-from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.settling import Resolution, Settlement
 from tollgate.store import settlements
 from tollgate.store.database import Database
 
-log = logging.getLogger("tollgate.settler")
-
 MAX_TOGETHER = 500
 """Settlements in one transaction: a few milliseconds of locks."""
-AGAIN_AFTER_S = 1.0
 
 
 class Settler:
@@ -36,12 +31,7 @@ class Settler:
 
     async def settle(self, settlement: Settlement) -> Resolution:
         """Returns when it is committed: what it could still change."""
-        while True:
-            try:
-                return await self._coalescer.submit(settlement)
-            except StoreUnavailableError as error:
-                log.warning("settling waits for the database", extra={"error": str(error)})
-                await asyncio.sleep(AGAIN_AFTER_S)
+        return await self._coalescer.insist(settlement, what="settlements")
 
     async def drain(self) -> None:
         """Return when every notice is on its way."""

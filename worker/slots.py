@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
+from tollgate.domain.concurrency import LearnedLimit
 from tollgate.domain.states import Priority
 
 RESERVED = 10
@@ -13,12 +14,18 @@ RATE_WINDOW_S = 10.0
 
 
 class Slots:
-    """One route's. `limit` is this worker's share of the fleet's maximum."""
+    """One route's. `limit` is learned from the upstream; `ceiling`, this worker's share of the fleet's maximum, is
+    never exceeded."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
         self.in_use = 0
+        self._learned = LearnedLimit()
         self._settled: deque[float] = deque()
+
+    @property
+    def limit(self) -> int:
+        return self._learned.limit(self.ceiling)
 
     def free(self, priority: Priority) -> int:
         reserved = 0 if priority is Priority.INTERACTIVE else -(-self.limit // RESERVED) if self.limit > 1 else 0
@@ -29,6 +36,20 @@ class Slots:
 
     def release(self, count: int = 1) -> None:
         self.in_use -= count
+
+    def note_let_in(self, *, again: bool = False) -> bool:
+        """The upstream took a call, which has its slot; whether the limit is higher now. `again`: it still runs."""
+        before = self.limit
+        self._learned = self._learned.let_in(in_flight=self.in_use, ceiling=self.ceiling, again=again)
+        return self.limit > before
+
+    def note_refused(self, now_s: float, *, started_at_s: float) -> bool:
+        """It refused one for our rate; whether the limit is lower now. Times on the monotonic clock."""
+        before = self.limit
+        self._learned = self._learned.refused(
+            now_s=now_s, started_at_s=started_at_s, in_flight=self.in_use, ceiling=self.ceiling
+        )
+        return self.limit < before
 
     def note_settled(self, at_s: float) -> None:
         """For the announcer's window; `at_s` on the monotonic clock."""

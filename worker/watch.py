@@ -1,7 +1,8 @@
 """Watches the workers' heartbeats and gives back what the dead held.
 
 A worker is dead when one watcher has read the same heartbeat value for 20 s of its own clock. A read
-that failed or came late starts the count anew: an outage of the database kills nobody.
+that failed or came late starts the count anew: an outage of the database kills nobody. Any number may
+watch: the first settlement of an orphan wins.
 """
 
 from __future__ import annotations
@@ -10,23 +11,26 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from tollgate.broker.bus import ENDED, Bus
-from tollgate.domain.errors import UpstreamError
 from tollgate.domain.settling import Settlement
-from tollgate.store import leases, price_list, settlements
+from tollgate.store import leases, price_list
 from tollgate.store.database import Database
 from worker import outcomes
-from worker.outcomes import Rules
+from worker.billing import Rules
+from worker.sweeping import Sweep
 
 log = logging.getLogger("tollgate.watch")
 
 DEAD_AFTER_S = 20.0
 LATE_READ_S = 5.0
 RESCUE_AT_ONCE = 1_000
+FORGOTTEN_AFTER = timedelta(days=1)
+"""So long the row of a dead worker is kept, for people."""
+FORGET_EVERY_S = 600.0
 
 
 @dataclass(slots=True)
@@ -46,8 +50,10 @@ class Watch:
         self._bus = bus
         self._rules = rules
         self._clock = clock
+        self._sweep = Sweep(database, clock=clock)
         self._seen: dict[UUID, Sighting] = {}
         self._read_at_s = float("-inf")
+        self._forgot_at_s = float("-inf")
 
     async def look(self) -> None:
         """Read every heartbeat; bury the workers that are dead; give back what dead ones held."""
@@ -57,31 +63,36 @@ class Watch:
                 if await leases.bury(connection, worker_id, heartbeat=heartbeat):
                     log.warning("worker is dead", extra={"worker_id": str(worker_id)})
         await self.rescue()
+        await self._forget()
 
     async def rescue(self) -> int:
-        """Give back tasks whose worker is dead: a call without an upstream id may have been billed.
-
-        Returns how many."""
+        """Give back tasks whose worker is dead: a call without an upstream id may have been billed, one with an id
+        is polled on by whoever claims it next. Returns how many."""
         rescued = 0
         while True:
-            async with self._database.write() as connection:
-                found = await leases.orphans(connection, limit=RESCUE_AT_ONCE)
+            async with self._database.read() as connection:
+                found = await leases.orphans(connection, limit=RESCUE_AT_ONCE, without=self._sweep.aside())
                 if found:
                     self._rules.prices = await price_list.load(connection)
-                now = datetime.now(UTC)
-                given = [self._left_behind(orphan, now=now) for orphan in found]
-                resolved = await settlements.settle(connection, given, now=now) if given else []
-            rescued += len(found)
-            if ended := [r.settlement.task_id for r in resolved if r.task and r.settlement.state.ended]:
+            resolved = [r for r in await self._sweep.settle(found, self._left_behind) if r.task]
+            rescued += len(resolved)
+            if ended := [r.settlement.task_id for r in resolved if r.settlement.state.ended]:
                 await self._bus.publish(ENDED, ended)
             if len(found) < RESCUE_AT_ONCE:
                 return rescued
 
-    def _left_behind(self, orphan: leases.Orphan, *, now: datetime) -> Settlement:
-        """Not hinted: the worker that would have remembered the retry is gone."""
-        error = UpstreamError("its worker died before the answer came", kind="cut")
-        outcome = outcomes.failed(orphan, error, sent=True, rules=self._rules, now=now, jitter=random.random())
-        return replace(outcome.settlement, hinted=False)
+    def _left_behind(self, orphan: leases.Orphan) -> Settlement:
+        return outcomes.left_behind(orphan, rules=self._rules, now=datetime.now(UTC), jitter=random.random())
+
+    async def _forget(self) -> None:
+        """Once in a while: rows of workers that died long ago."""
+        if self._clock() - self._forgot_at_s < FORGET_EVERY_S:
+            return
+        async with self._database.write() as connection:
+            forgotten = await leases.forget_dead(connection, seen_before=datetime.now(UTC) - FORGOTTEN_AFTER)
+        self._forgot_at_s = self._clock()
+        if forgotten:
+            log.info("dead workers forgotten", extra={"workers": forgotten})
 
     async def _dead(self) -> list[UUID]:
         """Those whose heartbeat stood still for DEAD_AFTER_S. Raises StoreUnavailableError, and starts anew then."""

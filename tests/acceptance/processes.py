@@ -46,15 +46,41 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def wait_for_end(self, *, timeout_s: float = STOP_S) -> int:
+        """Its exit code."""
+        return self._process.wait(timeout_s)
+
     def kill(self) -> None:
         """SIGKILL: no goodbye."""
         self._process.kill()
         self._process.wait(STOP_S)
 
+    def freeze(self) -> None:
+        """SIGSTOP: it does nothing, and nobody is told."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on as if no time had passed."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting. A frozen process would never see it."""
+        self.thaw()
+        self._process.send_signal(signal.SIGTERM)
+
     def stop(self) -> int:
         """SIGTERM, and its exit code."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self.ask_to_stop()
             try:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:

@@ -50,6 +50,11 @@ class PrivateRedis:
             self._process.wait()
             self._process = None
 
+    @property
+    def runs(self) -> bool:
+        """Frozen counts as running."""
+        return self._process is not None
+
     def freeze(self) -> None:
         """From now on connections are accepted, by the kernel, and nothing is answered."""
         assert self._process is not None

@@ -80,6 +80,22 @@ async def test_a_notice_reaches_every_handler_of_its_channel_and_no_other(bus: B
     assert (first.ids, second.ids, other.ids) == (ids, ids, [])
 
 
+async def test_two_databases_of_one_server_do_not_hear_each_other(private_redis: PrivateRedis) -> None:
+    here, there = Inbox(), Inbox()
+    buses = [RedisBus(f"{private_redis.url.rpartition('/')[0]}/{number}") for number in (1, 2)]
+    for bus, inbox in zip(buses, (here, there), strict=True):
+        bus.subscribe(ENDED, inbox)
+        await bus.start()
+    first, second = new_id(), new_id()
+    await buses[0].publish(ENDED, [first])
+    await buses[1].publish(ENDED, [second])
+    await here.wait_for(first)
+    await there.wait_for(second)
+    assert (here.ids, there.ids) == ([first], [second])
+    for bus in buses:
+        await bus.close()
+
+
 async def test_a_bus_that_only_sends_needs_no_handler(bus: Bus) -> None:
     await bus.start()
     await bus.publish(ENDED, [new_id()])
@@ -156,12 +172,12 @@ async def test_a_bus_may_start_before_its_server(breakable: RedisBus, private_re
 
 
 @pytest.mark.parametrize("noise", [b"not json", b'"text"', b"[1]", b'["no-id"]', b"null"])
-async def test_noise_on_the_channel_is_passed_over(redis_url: str, noise: bytes) -> None:
-    bus, inbox = RedisBus(redis_url), Inbox()
+async def test_noise_on_the_channel_is_passed_over(private_redis: PrivateRedis, noise: bytes) -> None:
+    bus, inbox = RedisBus(private_redis.url), Inbox()
     bus.subscribe(ENDED, inbox)
     await bus.start()
-    client = redis.asyncio.Redis.from_url(redis_url)
-    await client.publish("tollgate:ended", noise)
+    client = redis.asyncio.Redis.from_url(private_redis.url)
+    await client.publish("tollgate:0:ended", noise)
     await client.aclose()
     sent = new_id()
     await bus.publish(ENDED, [sent])

@@ -38,6 +38,9 @@ Tollgate = Callable[..., Ended]
 def tollgate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tollgate:
     """Runs `tollgate ARGUMENTS` in `tmp_path`, with no setting but the ones given as keywords."""
     monkeypatch.chdir(tmp_path)
+    # A terminal as wide as the machine's is not to be relied on: tables must not wrap here.
+    # (rich keeps the environment that there was when it was imported.)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("os.environ", clean_environment())
 
     def run(*arguments: str, **environment: str) -> Ended:

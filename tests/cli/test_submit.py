@@ -39,6 +39,7 @@ def write(tmp_path: Path) -> Callable[..., str]:
 
 
 def answer(task: Any) -> str:
+    assert task["status"] == "SUCCESS", task
     content: str = task["result"]["choices"][0]["message"]["content"]
     return content
 
@@ -47,6 +48,38 @@ def test_without_wait_the_ids_are_printed_one_a_line(client: Tollgate) -> None:
     ended = client("submit", "a", "b", "c")
     assert ended.code == 0
     assert len({uuid.UUID(line) for line in ended.stdout.splitlines()}) == 3
+
+
+def test_with_stream_the_answer_is_shown_as_it_is_written_and_again_from_its_start(client: Tollgate) -> None:
+    ended = client("submit", "[[echo]]第一行\nthe second", "--stream", "--model", "glm-4-air")
+    assert (ended.code, ended.stdout) == (0, "第一行\nthe second\n"), ended.stderr
+    told = re.search(r"^succeeded; \d+\+\d+ tokens, cost 0\.\d+ CNY; task (\S+)$", ended.stderr, re.MULTILINE)
+    assert told
+    again = client("get", told[1], "--stream", "--json")
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["delta", "end"]
+    assert events[0]["data"]["content"] == "第一行\nthe second"
+
+
+def test_with_stream_a_failure_says_why(client: Tollgate) -> None:
+    ended = client("submit", "[[fault:1301]]", "--stream", "--model", "glm-4-air")
+    assert (ended.code, ended.stdout) == (1, "")
+    assert "1301" in ended.stderr
+    assert "what to do" in ended.stderr
+
+
+@pytest.mark.parametrize("more", [("b", "--stream"), ("--stream", "--wait"), ("--stream", "--out", "x.jsonl")])
+def test_stream_shows_one_answer_by_itself(client: Tollgate, more: tuple[str, ...]) -> None:
+    ended = client("submit", "a", *more)
+    assert ended.code == 2
+    assert "--stream" in ended.stderr
+    assert client("get", "a", "b", "--stream").code == 2
+
+
+def test_a_stream_of_no_task_is_refused(client: Tollgate) -> None:
+    ended = client("get", str(uuid.uuid4()), "--stream")
+    assert ended.code == 1
+    assert "no task" in ended.stderr
 
 
 def test_with_wait_the_answers_and_the_sum_are_shown(client: Tollgate) -> None:
@@ -133,7 +166,8 @@ def test_stdin_is_text_or_json_lines(up: Up) -> None:
 def test_many_lines_go_in_lists_of_a_thousand(client: Tollgate, label: str, write: Callable[..., str]) -> None:
     path = write(*(f"[[echo]]{i}" for i in range(1_203)), name="prompts.txt")
     ended = client("submit", "--file", path, "--label", label, "--wait", "--json")
-    assert ended.code == 0, ended.stderr
+    failed = [task for task in ended.json_lines if task["status"] != "SUCCESS"]
+    assert (ended.code, failed) == (0, []), ended.stderr
     assert [answer(task) for task in ended.json_lines] == [str(i) for i in range(1_203)]
     listed = client("tasks", "list", "--label", label, "--all", "--json").json_lines
     assert {task["id"] for task in listed} == {task["id"] for task in ended.json_lines}
@@ -181,7 +215,7 @@ def test_get_shows_answer_attempts_and_cost(client: Tollgate) -> None:
         "submit", "[[fault:once:500]][[echo]]at last", "--model", "glm-4-air", "--wait", "--json"
     ).json_lines
     shown = client("get", task["id"])
-    assert shown.code == 0
+    assert shown.code == 0, shown.stdout
     assert shown.stdout.rstrip().endswith("at last")
     assert re.search(r"1 +zhipu/glm-4-air +uncertain .*0 to 0\.0", shown.stdout)
     assert re.search(r"2 +zhipu/glm-4-air +succeeded", shown.stdout)

@@ -70,12 +70,14 @@ async def test_a_key_is_asked_for_as_http_bearer_but_for_health(document: Any) -
         ("/tasks", "TaskBody"),
         ("/keys", "KeyBody"),
         ("/projects", "ProjectBody"),
+        ("/budgets", "BudgetBody"),
         (V4 + "/chat/completions", "ChatBody"),
         (V4 + "/async/chat/completions", "ChatBody"),
     ],
 )
 async def test_bodies_are_described(document: Any, path: str, schema: str) -> None:
-    body = operations(document)["POST", path]["requestBody"]
+    method = "PUT" if path == "/budgets" else "POST"
+    body = operations(document)[method, path]["requestBody"]
     assert body["required"]
     references = {node["$ref"] for node in walk(body) if "$ref" in node}
     assert references == {f"#/components/schemas/{schema}"}
@@ -96,8 +98,13 @@ async def test_errors_are_promised_as_they_come(document: Any) -> None:
         assert "422" not in operation["responses"]
         if path not in OPEN:
             error = operation["responses"]["default"]["content"]["application/json"]["schema"]["$ref"]
-            assert error.endswith("/ZhipuError" if path.startswith(V4) else "/Error")
+            assert error.removeprefix("#/components/schemas/") == error_of(path)
     assert not [name for name in document["components"]["schemas"] if "Validation" in name]
+
+
+def error_of(path: str) -> str:
+    dialects = {"/api/paas/v3": "V3Error", V4: "ZhipuError", "/v1/": "OpenAIError"}
+    return next((error for prefix, error in dialects.items() if path.startswith(prefix)), "Error")
 
 
 async def test_the_docs_pages_are_served(sqlite_gate: Gate) -> None:

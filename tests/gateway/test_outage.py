@@ -12,6 +12,8 @@ import pytest
 
 from gateway.authentication import Keyring
 from gateway.intake import Intake
+from gateway.prices import PriceBook
+from gateway.reading import Reader
 from tests.gateway.gate import V4, Gate, chat, one, refusal
 from tollgate.broker.celery_app import MEMORY_BROKER, create_celery
 from tollgate.broker.publisher import Publisher
@@ -29,6 +31,7 @@ ROUTES = [
     ("GET", f"/tasks/{ID}", None),
     ("POST", f"/tasks/{ID}/cancel", None),
     ("GET", "/usage", None),
+    ("GET", "/budgets", None),
     ("GET", "/models", None),
     ("POST", V4 + "/chat/completions", chat()),
     ("POST", V4 + "/async/chat/completions", chat()),
@@ -44,7 +47,8 @@ async def away(gate: Gate, *, keys_too: bool) -> AsyncIterator[None]:
     gone = replace(
         before,
         database=database,
-        intake=Intake(database, publisher, catalog=before.catalog, limits=Limits()),
+        reader=Reader(database),
+        intake=Intake(database, publisher, catalog=before.catalog, limits=Limits(), prices=PriceBook(database)),
         keyring=Keyring(database, [before.keyring.first_master]) if keys_too else before.keyring,
     )
     gate.app.state.services = gone

@@ -135,10 +135,10 @@ async def test_a_missing_parameter_is_1213(sqlite_gate: Gate, missing: str) -> N
     assert refusal(await caller.send("POST", V4 + "/chat/completions", body=body), 400)["code"] == "1213"
 
 
-async def test_a_stream_is_refused_and_says_so(sqlite_gate: Gate) -> None:
+async def test_an_asynchronous_call_has_no_stream(sqlite_gate: Gate) -> None:
     caller = await sqlite_gate.caller()
-    assert refusal(await caller.send("POST", V4 + "/chat/completions", body=chat(stream=True)), 400)["code"] == "1212"
-    assert refusal(await caller.send("POST", "/tasks", body=one(stream=True)), 400)["field"] == "stream"
+    submit = V4 + "/async/chat/completions"
+    assert refusal(await caller.send("POST", submit, body=chat(stream=True)), 400)["code"] == "1212"
 
 
 TIME = "a time: ISO 8601 with its zone, or Unix seconds"

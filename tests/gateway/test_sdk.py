@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 import zhipuai
@@ -17,6 +18,7 @@ from zhipuai.types.chat.async_chat_completion import AsyncCompletion, AsyncTaskS
 
 from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import LIMIT_S, V4, Caller, Gate, until
+from tollgate.domain.states import Role
 from tollgate.simulator import SimulatorSettings
 
 MESSAGES = [{"role": "user", "content": "hello from the SDK"}]
@@ -146,6 +148,20 @@ async def test_a_conflict_is_a_failed_request_and_not_sent_again(served: Served)
     with pytest.raises(zhipuai.APIRequestFailedError) as raised:
         await asyncio.to_thread(create, model="glm-4-flash", messages=MESSAGES, request_id="request-1")
     assert raised.value.response.json()["error"]["code"] == "1231"
+
+
+async def test_a_submission_over_its_budget_is_a_reached_limit_and_not_sent_again(served: Served) -> None:
+    admin = Caller(http=served.gate.http, key=await served.gate.key(role=Role.ADMIN))
+    limits = {"project": "acme", "period": "day", "limit_cost": "0"}
+    assert (await admin.send("PUT", "/budgets", body=limits)).status_code == 200
+    answers: list[httpx.Response] = []
+    with httpx.Client(event_hooks={"response": [answers.append]}) as http:
+        sdk = served.sdk(max_retries=3, http_client=http)
+        for create in (sdk.chat.asyncCompletions.create, sdk.chat.completions.create):
+            with pytest.raises(zhipuai.APIReachLimitError) as raised:
+                await asyncio.to_thread(create, model="glm-4.7", messages=MESSAGES)
+            assert raised.value.response.json()["error"]["code"] == "1113"
+    assert [answer.status_code for answer in answers] == [429, 429], "each was sent once"
 
 
 async def test_a_client_that_closes_its_connection_is_noticed(served: Served) -> None:

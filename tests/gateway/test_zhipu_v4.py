@@ -11,8 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from gateway import querying
-from gateway.dialects.zhipu_v4 import routes
+from gateway import querying, synchronous
 from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import ANSWER, LIMIT_S, V4, Caller, Gate, chat, refusal, until
 from tests.gateway.upstream import Upstream
@@ -191,7 +190,7 @@ class TestTimeout:
     ) -> None:
         caller = await hasty.caller()
 
-        async def end_too_late(ids: list[UUID], *, timeout_s: float) -> None:
+        async def end_too_late(ids: list[UUID], *, timeout_s: float, new: bool = False) -> None:
             late.append(await hasty.claim(str(ids[0])))
 
         async def read_then_end(*arguments: Any, **options: Any) -> Any:
@@ -202,9 +201,9 @@ class TestTimeout:
 
         # A moment between two statements, that no timing would meet.
         late: list[Claimed] = []
-        read = querying.read_task
+        read = querying.read_new_task
         monkeypatch.setattr(hasty.services.waiters, "wait", end_too_late)
-        monkeypatch.setattr(routes, "read_task", read_then_end)
+        monkeypatch.setattr(synchronous, "read_new_task", read_then_end)
         assert (await caller.post(SYNC, chat()))["choices"][0]["message"]["content"] == "hi"
 
 

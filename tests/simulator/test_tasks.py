@@ -158,3 +158,18 @@ async def test_a_request_id_is_its_keys_own(start: Start) -> None:
     body = {"model": "glm-4.7", "messages": [{"role": "user", "content": "x"}], "request_id": "request-1"}
     for key in ("one.secret", "two.secret"):
         assert (await client.send("POST", "/async/chat/completions", body=body, key=key)).status == 200
+
+
+async def test_stats_tell_how_long_a_running_task_was_not_asked_for(start: Start) -> None:
+    client = await start()
+    made = await client.submit("[[latency:30]]")
+
+    async def unasked_s() -> float:
+        found: float = (await client.send("GET", "/simulator/stats")).body["longest_unasked_s"]
+        return found
+
+    async with asyncio.timeout(5):
+        while await unasked_s() < 0.5:  # noqa: ASYNC110 - time itself is waited for
+            await asyncio.sleep(0.05)
+    await client.result(made.body["id"])
+    assert 0 < await unasked_s() < 0.5

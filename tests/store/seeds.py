@@ -65,6 +65,9 @@ def a_task(key: Key, **changes: Any) -> NewTask:
         model="glm-4.7",
         route=ROUTE,
         lane=LANE,
+        mode="direct",
+        streamed=False,
+        feed=key.project_id,
         not_before=NOW,
         deadline=later(3600),
         retry_until=later(3600),
@@ -73,6 +76,7 @@ def a_task(key: Key, **changes: Any) -> NewTask:
         max_tokens=None,
         created_at=NOW,
         announced_at=None,
+        assumed_max_tokens=4096,
         body='{"model":"glm-4.7"}',
         metadata=None,
     )
@@ -94,7 +98,7 @@ async def queued(database: Database, key: Key, *, count: int = 1, **changes: Any
 
 async def claim(database: Database, *ids: UUID, worker_id: UUID | None = None, now: datetime = NOW) -> list[Claimed]:
     async with database.write() as connection:
-        return await claims.claim(connection, ids, worker_id=worker_id or new_id(), now=now)
+        return await claims.claim(connection, ids, worker_id=worker_id or new_id(), now=now, polled={"zhipu": None})
 
 
 async def running(database: Database, key: Key, **changes: Any) -> Claimed:

@@ -12,9 +12,9 @@ from uuid import UUID
 import pytest
 
 from tests.store import seeds
-from tollgate.domain.settling import NO_COUNTS, Bill, Counts, Settlement, contribution
+from tollgate.domain.settling import BILL, NO_COUNTS, Bill, Counts, Settlement, contribution
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import cancels, settlements
+from tollgate.store import cancels
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
 from tollgate.store.schema import USAGE_COUNTS, attempts, tasks, usage_hourly
@@ -87,7 +87,7 @@ async def from_the_rows(database: Database) -> dict[Group, Counts]:
     sums: defaultdict[Group, Counts] = defaultdict(lambda: NO_COUNTS)
     owners = {row.id: row for row in await seeds.rows_of(database, tasks)}
     for row in await seeds.rows_of(database, attempts):
-        bill = Bill(**{name: getattr(row, name) for name in settlements.BILL})
+        bill = Bill(**{name: getattr(row, name) for name in BILL})
         sums[_group(owners[row.task_id], row.started_at)] += contribution(AttemptOutcome(row.outcome), bill)
     for row in owners.values():
         if row.ended_at is not None:

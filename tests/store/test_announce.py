@@ -17,7 +17,8 @@ QUEUE = Queue(route=seeds.ROUTE, lane=seeds.LANE)
 
 async def take(database: Database, *, after_s: float = 0.0, limit: int = 100, queue: Queue = QUEUE) -> list[object]:
     async with database.write() as connection:
-        return list(await announce.take_due(connection, queue, limit=limit, now=seeds.later(after_s)))
+        taken = await announce.take_due(connection, queue, limit=limit, now=seeds.later(after_s))
+        return list(taken.ids)
 
 
 async def test_the_queues_are_those_with_queued_tasks(database: Database) -> None:
@@ -133,6 +134,7 @@ async def test_overdue_tasks_come_with_what_settling_them_needs(database: Databa
     async with database.read() as connection:
         found = await announce.overdue(connection, now=seeds.NOW, limit=9)
         assert await announce.overdue(connection, now=seeds.NOW, limit=1) == found[:1]
+        assert await announce.overdue(connection, now=seeds.NOW, limit=9, without=[late]) == found[1:]
     assert found == [Overdue(id=late, fence=0, attempt=1), Overdue(id=later, fence=0, attempt=1)]
 
 

@@ -22,7 +22,8 @@ async def test_a_claim_has_all_that_running_needs(database: Database) -> None:
     assert task == claims.Claimed(
         id=given.id, fence=1, attempt=1, tries=0, endpoint="chat", model=given.model, route=given.route,
         lane=given.lane, body='{"n":1}', deadline=given.deadline, retry_until=given.retry_until,
-        on_uncertain=OnUncertain.FAIL, prompt_tokens_estimate=10, max_tokens=7, attempt_started_at=seeds.NOW,
+        on_uncertain=OnUncertain.FAIL, prompt_tokens_estimate=10, max_tokens=7, assumed_max_tokens=4096,
+        attempt_started_at=seeds.NOW,
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 import pytest
@@ -11,7 +13,7 @@ from tollgate.domain.states import OnUncertain
 from tollgate.store import cancels, leases
 from tollgate.store.database import Database
 from tollgate.store.leases import Orphan, WorkerRow
-from tollgate.store.schema import attempts
+from tollgate.store.schema import attempts, workers
 
 
 async def registered(database: Database) -> UUID:
@@ -38,9 +40,14 @@ async def alive(database: Database) -> list[WorkerRow]:
         return await leases.alive(connection)
 
 
-async def orphans(database: Database, *, limit: int = 100) -> list[Orphan]:
+async def orphans(database: Database, *, limit: int = 100, without: Sequence[UUID] = ()) -> list[Orphan]:
     async with database.read() as connection:
-        return await leases.orphans(connection, limit=limit)
+        return await leases.orphans(connection, limit=limit, without=without)
+
+
+async def forget(database: Database, *, seen_before: datetime) -> int:
+    async with database.write() as connection:
+        return await leases.forget_dead(connection, seen_before=seen_before)
 
 
 async def test_a_new_worker_is_alive(database: Database) -> None:
@@ -94,17 +101,38 @@ async def test_orphans_are_what_dead_workers_were_running(database: Database) ->
     await seeds.claim(database, ids[1], ids[0], worker_id=dead)
     await seeds.claim(database, ids[2], worker_id=living)
     async with database.write() as connection:
-        await connection.execute(sa.update(attempts).where(attempts.c.task_id == ids[1]).values(upstream_id="u-1"))
+        of_second = attempts.c.task_id == ids[1]
+        await connection.execute(sa.update(attempts).where(of_second).values(upstream_id="u-1", unanswered=2))
     assert await orphans(database) == []
     await bury(database, dead)
     found = await orphans(database)
-    assert [(orphan.id, orphan.upstream_id) for orphan in found] == [(ids[0], None), (ids[1], "u-1")]
+    assert [(o.id, o.upstream_id, o.unanswered) for o in found] == [(ids[0], None, 0), (ids[1], "u-1", 2)]
     assert found[0] == Orphan(
-        id=ids[0], fence=1, attempt=1, tries=0, route=seeds.ROUTE, upstream_id=None, attempt_started_at=seeds.NOW,
+        id=ids[0], fence=1, attempt=1, tries=0, route=seeds.ROUTE, mode="direct", upstream_id=None, unanswered=0,
+        attempt_started_at=seeds.NOW,
         retry_until=seeds.later(3600), deadline=seeds.later(3600), on_uncertain=OnUncertain.FAIL,
-        prompt_tokens_estimate=10, max_tokens=9,
+        prompt_tokens_estimate=10, max_tokens=9, assumed_max_tokens=4096,
     )  # fmt: skip
     assert await orphans(database, limit=1) == found[:1]
+    assert await orphans(database, without=[ids[0]]) == found[1:]
+
+
+async def test_dead_workers_are_forgotten_when_they_were_long_not_seen(database: Database) -> None:
+    dead, living = await registered(database), await registered(database)
+    await bury(database, dead)
+    assert await forget(database, seen_before=seeds.NOW) == 0
+    assert await forget(database, seen_before=seeds.later(1)) == 1
+    assert [row.id for row in await seeds.rows_of(database, workers)] == [living]
+
+
+async def test_a_dead_worker_that_holds_a_task_is_not_forgotten(database: Database) -> None:
+    worker_id = await registered(database)
+    (id_,) = await seeds.queued(database, await seeds.a_key(database))
+    (claimed,) = await seeds.claim(database, id_, worker_id=worker_id)
+    await bury(database, worker_id)
+    assert await forget(database, seen_before=seeds.later(1)) == 0
+    await seeds.settle(database, seeds.success(claimed))
+    assert await forget(database, seen_before=seeds.later(1)) == 1
 
 
 async def test_a_worker_learns_which_of_its_tasks_are_to_be_cancelled(database: Database) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,14 +17,18 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from tests.store import seeds
 from tollgate.domain.errors import SettingsError
+from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, OnUncertain, Role, TaskState
 from tollgate.store import migrate
 from tollgate.store.database import Database
-from tollgate.store.schema import BATCH_STATES, BUDGET_PERIODS, LANES, metadata
+from tollgate.store.reconcile import days
+from tollgate.store.reconcile.checks import find
+from tollgate.store.schema import BATCH_STATES, BUDGET_PERIODS, LANES, metadata, projects, usage_hourly
 
 MIGRATION_LOCK = 7_465_217_001
 """As in migrations/env.py, which only Alembic can import."""
@@ -112,20 +117,37 @@ async def test_the_enums_are_those_of_the_checks(
     assert sorted(re.findall(r"'([^']+)'", condition)) == sorted(str(value) for value in values)
 
 
+def move(connection: sa.Connection, direction: Callable[[Config, str], None], revision: str) -> None:
+    config = migrate.config()
+    config.attributes["connection"] = connection
+    direction(config, revision)
+
+
 async def test_upgrade_and_downgrade_come_back_to_an_empty_database(empty: Database) -> None:
     assert await migrate.upgrade(empty) == (None, migrate.head())
     assert set(metadata.tables) < set(await read(empty, lambda c: sa.inspect(c).get_table_names()))
-
-    def downgrade(connection: sa.Connection) -> None:
-        config = migrate.config()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-
     async with empty.write() as connection:
-        await connection.run_sync(downgrade)
+        await connection.run_sync(lambda c: move(c, command.downgrade, "base"))
     assert await read(empty, lambda c: sa.inspect(c).get_table_names()) == ["alembic_version"]
     assert await migrate.upgrade(empty) == (None, migrate.head())
     assert await read(empty, compare) == []
+
+
+async def test_days_are_filled_from_the_hours_that_there_were(empty: Database) -> None:
+    async with empty.write() as connection:
+        await connection.run_sync(lambda c: move(c, command.upgrade, "0002"))
+    midnight, project_id = datetime(2026, 3, 1, tzinfo=UTC), new_id()
+    of = {"project_id": project_id, "model": "m", "upstream": "u"}
+    async with empty.write() as connection:
+        await connection.execute(sa.insert(projects).values(id=project_id, name="acme", created_at=midnight))
+        for n in range(60):
+            hour, label = midnight + timedelta(hours=n % 30), f"l{n % 2}"
+            row = {"hour": hour, "key_id": "k", "label": label, "shard": n % 16, "cost_nano": 10**n % 997, **of}
+            await connection.execute(sa.insert(usage_hourly).values(**row))
+    assert await migrate.upgrade(empty) == ("0002", migrate.head())
+    async with empty.read() as connection:
+        found = [await find(connection, check, limit=1) for check in days.CHECKS]
+    assert [(one.checked, one.differences) for one in found] == [(4, 0), (2, 0)]
 
 
 async def test_a_second_upgrade_changes_nothing(database: Database) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 from tests.store import seeds
 from tollgate.store import pauses
 from tollgate.store.database import Database
@@ -44,3 +46,34 @@ async def test_a_pause_is_lifted_alone(database: Database) -> None:
         await pauses.lift(connection, "zhipu", credential="K1")
         await pauses.lift(connection, "zhipu", credential="never paused")
     assert [found.credential for found in await read(database)] == ["K2"]
+
+
+async def take_turn(database: Database, *, at_s: float) -> bool:
+    async with database.write() as connection:
+        return await pauses.take_turn(
+            connection, "zhipu", credential="K1", now=seeds.later(at_s), until=seeds.later(at_s + 60)
+        )
+
+
+async def test_the_turn_to_try_a_paused_credential_comes_once_a_minute(database: Database) -> None:
+    await pause(database, "K1", reason="bad_key", at_s=0, until_s=60)
+    await pause(database, "K2", reason="bad_key", at_s=0, until_s=60)
+    assert [await take_turn(database, at_s=at_s) for at_s in (59, 60, 60, 119, 120)] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert [found.until for found in await read(database)] == [seeds.later(180), seeds.later(60)]
+
+
+async def test_there_is_no_turn_for_a_credential_that_is_not_paused(database: Database) -> None:
+    assert not await take_turn(database, at_s=0)
+    assert await read(database) == []
+
+
+async def test_of_many_who_want_the_turn_at_once_one_has_it(database: Database) -> None:
+    await pause(database, "K1", reason="bad_key", at_s=0, until_s=60)
+    turns = await asyncio.gather(*(take_turn(database, at_s=60) for _ in range(8)))
+    assert sum(turns) == 1

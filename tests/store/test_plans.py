@@ -19,19 +19,26 @@ from tollgate.domain.ids import new_id
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import OnUncertain
 from tollgate.domain.tasks import Key
-from tollgate.store import announce, claims, intake, leases, settlements, tasks, usage
+from tollgate.store import announce, claims, intake, leases, roll_up, settlements, shards, tasks, usage
 from tollgate.store.announce import Queue
 from tollgate.store.database import Database, WriteConnection
 from tollgate.store.tasks import Filter
 
 ROUTES = ("a/m", "b/m", "c/m")
-ENDED, WAITING, RUNNING = 24_000, 9_000, 60
+ENDED, WAITING, RUNNING, FEEDS = 24_000, 9_000, 60, 20
 ENDING = (
     "UPDATE tasks SET state = 'succeeded', ended_at = created_at",
     "INSERT INTO task_results (task_id, attempt, body) SELECT id, 1, '{}' FROM tasks",
     "INSERT INTO attempts (task_id, number, fence, worker_id, upstream, upstream_model, request_id, outcome, tries,"
     " started_at, ended_at) SELECT id, 1, 1, id, 'a', 'm', id, 'succeeded', 1, created_at, created_at FROM tasks",
+    "INSERT INTO usage_daily (day, project_id, key_id, model, upstream, label, shard)"
+    " SELECT date '2025-01-01' + d, p.id, 'k', 'm', 'u', 'l' || l, d / 425 * 3"
+    " FROM generate_series(0, 429) d, generate_series(1, 5) l, projects p",
+    "INSERT INTO usage_daily_totals (day, project_id, model, upstream, shard)"
+    " SELECT date '2025-01-01' + d, p.id, 'm' || m, 'u', 0"
+    " FROM generate_series(0, 429) d, generate_series(1, 5) m, projects p",
 )
+ROLL_UPS = ("usage_hourly", "usage_daily", "usage_daily_totals")
 Plan = dict[str, Any]
 
 
@@ -118,13 +125,17 @@ async def many(database: Database, keys: list[Key], count: int, *, request_id: b
             keys[n % 3],
             route=ROUTES[n % 3],
             lane="cloud.bulk" if n % 2 else "cloud.interactive",
+            feed=UUID(int=n // 6 % FEEDS),
             not_before=seeds.later(n % 7),
             request_id=f"r{n}" if request_id else None,
             deadline=seeds.later(3600 + n),
         )
         for n in range(count)
     ]
-    await seeds.submit(database, new)
+    async with database.write() as connection:
+        # On a busy machine so many take longer to prepare than a transaction may be idle.
+        await connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await intake.submit(connection, [tuple(new)])
     return [task.id for task in new]
 
 
@@ -138,7 +149,7 @@ def scans(plans: list[Plan]) -> list[str]:
     """The tables that are read from cover to cover."""
     found = [node for plan in plans for node in nodes(plan)]
     tables = [node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"]
-    return [name for name in tables if name in ("tasks", "attempts", "task_requests", "task_results", "usage_hourly")]
+    return [name for name in tables if name in ("tasks", "attempts", "task_requests", "task_results", *ROLL_UPS)]
 
 
 def indexes(plans: list[Plan]) -> set[str]:
@@ -157,6 +168,10 @@ QUEUE = Queue(route=ROUTES[0], lane="cloud.bulk")
 QUESTIONS: dict[str, tuple[Question, set[str]]] = {
     "take due": (
         lambda _, c: announce.take_due(c, QUEUE, limit=50, now=seeds.later(60)),
+        {"ix_tasks_due"},
+    ),
+    "take due after a feed": (
+        lambda _, c: announce.take_due(c, QUEUE, limit=10, now=seeds.later(60), after=UUID(int=FEEDS - 3)),
         {"ix_tasks_due"},
     ),
     "walk the queues": (lambda _, c: announce.queues(c), {"ix_tasks_due"}),
@@ -192,12 +207,33 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
     ),
     "ended among": (lambda crowd, c: tasks.ended_among(c, crowd.waiting[:200]), {"pk_tasks"}),
     "orphans": (lambda _, c: leases.orphans(c, limit=500), {"ix_tasks_worker_id"}),
+    "orphans but some": (
+        lambda crowd, c: leases.orphans(c, limit=500, without=crowd.waiting[:5]),
+        {"ix_tasks_worker_id"},
+    ),
+    "forget dead workers": (lambda _, c: leases.forget_dead(c, seen_before=seeds.later(1)), {"ix_tasks_worker_id"}),
     "cancelled of": (lambda crowd, c: leases.cancelled_of(c, crowd.worker_id), {"ix_tasks_worker_id"}),
     "usage of a project": (
         lambda crowd, c: usage.summarise(
             c, by=("day",), project_id=crowd.key.project_id, since=seeds.later(-86_400), until=seeds.NOW
         ),
         {"ix_usage_hourly_project_id_hour", "pk_usage_hourly"},
+    ),
+    "days of a project": (
+        lambda crowd, c: usage.summarise(
+            c, by=("day", "model"), project_id=crowd.key.project_id, since=seeds.later(-86_400 * 7), until=seeds.NOW
+        ),
+        {"ix_usage_daily_totals_project_id_day", "pk_usage_daily_totals"},
+    ),
+    "labels of a project": (
+        lambda crowd, c: usage.summarise(
+            c, by=("label",), project_id=crowd.key.project_id, since=seeds.later(-86_400 * 7), until=seeds.NOW
+        ),
+        {"ix_usage_daily_project_id_day", "pk_usage_daily"},
+    ),
+    "merge the past": (
+        lambda _, c: shards.merge(c, roll_up.DAILY, now=seeds.later(86_400), limit=50),
+        {"ix_usage_daily_sharded", "pk_usage_daily"},
     ),
 }
 
@@ -206,7 +242,7 @@ def stale(task_id: UUID) -> Settlement:
     claimed = claims.Claimed(
         id=task_id, fence=1, attempt=1, tries=0, endpoint="chat", model="m", route="a/m", lane="cloud.bulk", body="{}",
         deadline=seeds.NOW, retry_until=seeds.NOW, on_uncertain=OnUncertain.RETRY, prompt_tokens_estimate=1,
-        max_tokens=None, attempt_started_at=seeds.NOW,
+        max_tokens=None, assumed_max_tokens=1, attempt_started_at=seeds.NOW,
     )  # fmt: skip
     return seeds.success(claimed)
 

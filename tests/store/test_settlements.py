@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from tests.store import seeds
 from tollgate.domain.ids import new_id
-from tollgate.domain.settling import Bill, Counts
+from tollgate.domain.settling import BILL, Bill, Counts
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import cancels, settlements
 from tollgate.store.database import Database
@@ -48,7 +48,7 @@ async def test_success_ends_the_task_with_its_result_and_its_bill(database: Data
     assert (row.state, row.worker_id, row.ended_at, row.attempt) == ("succeeded", None, seeds.later(9), 1)
     attempt = await attempt_of(database)
     assert (attempt.outcome, attempt.ended_at, attempt.http_status) == ("succeeded", seeds.later(9), 200)
-    assert Bill(**{name: getattr(attempt, name) for name in settlements.BILL}) == seeds.BILL
+    assert Bill(**{name: getattr(attempt, name) for name in BILL}) == seeds.BILL
     result = await result_of(database)
     assert (result.attempt, result.body, result.error_code) == (1, '{"choices":[]}', None)
 

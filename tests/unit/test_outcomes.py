@@ -16,7 +16,8 @@ from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
 from tollgate.store.claims import Claimed
 from worker import outcomes
-from worker.outcomes import Outcome, Rules
+from worker.billing import Rules
+from worker.outcomes import Outcome
 from worker.upstreams.upstream import Answer
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -48,6 +49,7 @@ def claimed(**changes: Any) -> Claimed:
         retry_until=NOW + timedelta(hours=1),
         on_uncertain=OnUncertain.RETRY,
         prompt_tokens_estimate=100,
+        assumed_max_tokens=900,
         max_tokens=50,
         attempt_started_at=NOW,
     )
@@ -140,7 +142,7 @@ def test_the_possible_cost_is_the_dearest_answer_the_request_allows() -> None:
     bill = fails(UpstreamError("cut", kind="cut")).settlement.bill
     assert bill.possible_cost_nano == 5 * (100 + 2 * 50) * 1_000_000
     unbounded = fails(UpstreamError("cut", kind="cut"), task=claimed(max_tokens=None)).settlement.bill
-    assert unbounded.possible_cost_nano == 5 * (100 + 2 * outcomes.ASSUMED_MAX_TOKENS) * 1_000_000
+    assert unbounded.possible_cost_nano == 5 * (100 + 2 * 900) * 1_000_000
     assert bill.cost_nano is None
 
 
@@ -163,6 +165,21 @@ def test_on_uncertain_fail_takes_no_second_chance() -> None:
     assert fails(UpstreamError("cut", kind="cut"), task=task).settlement.state is TaskState.FAILED
     refused = UpstreamError("slow down", code="1302", http_status=429)
     assert fails(refused, task=task).settlement.state is TaskState.QUEUED
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("code", "slow_down"), [("1302", True), ("1303", True), ("1305", False), ("1113", False)])
+def test_a_refusal_for_our_rate_slows_the_route_down_whether_or_not_the_task_is_tried_again(
+    code: str, slow_down: bool, late: bool
+) -> None:
+    task = claimed(retry_until=NOW - timedelta(seconds=1)) if late else claimed()
+    assert fails(UpstreamError("slow down", code=code, http_status=429), task=task).slow_down is slow_down
+
+
+def test_a_call_that_the_upstream_took_and_ended_says_nothing_of_our_rate() -> None:
+    error = UpstreamError("slow down", code="1302", http_status=429)
+    ended = outcomes.failed(claimed(), error, sent=True, rules=RULES, now=NOW, jitter=0.5, ended_there=True)
+    assert not ended.slow_down
 
 
 def test_a_refused_key_pauses_counts_no_try_and_keeps_the_attempt_open() -> None:

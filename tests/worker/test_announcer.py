@@ -17,7 +17,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import leases
 from worker.announcer import UNKNOWN_ROUTE_WINDOW, Announcer
 from worker.beat import Beat
-from worker.outcomes import Rules
+from worker.billing import Rules
 
 
 class Told:
@@ -76,12 +76,12 @@ async def test_a_lane_that_nobody_serves_is_left_in_peace(world: World) -> None:
 @pytest.mark.parametrize(
     ("load", "window"),
     [
-        ((50, 3), 50),
+        ((100, 3), 40),
         ((5, 20), 40),
         ((0, 0), 1),
     ],
 )
-async def test_the_window_is_what_a_route_settles_or_twice_its_free_slots(
+async def test_the_window_is_what_a_route_settles_in_two_rounds_or_twice_its_free_slots(
     world: World, load: tuple[int, int], window: int
 ) -> None:
     await a_worker(world, {ROUTE: load})

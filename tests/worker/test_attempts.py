@@ -21,7 +21,7 @@ from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.store import cancels, settlements
 from tollgate.store.database import WriteConnection
 from tollgate.store.tasks import Task
-from worker.outcomes import Rules
+from worker.billing import Rules
 from worker.upstreams.chat import ChatUpstream
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4}

@@ -19,7 +19,7 @@ from tollgate.domain.lanes import LANES
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store.announce import AGAIN_AFTER_S
 from worker.beat import Beat
-from worker.outcomes import Rules
+from worker.billing import Rules
 from worker.watch import Watch
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4}

@@ -11,11 +11,12 @@ import pytest
 
 from tests.store import seeds
 from tests.worker.world import World, zhipu
+from tollgate import coalescing
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store.database import Database, WriteConnection
-from worker import claimer, settler
+from worker import claimer
 
 
 class Failing:
@@ -66,7 +67,7 @@ class _UndoneError(Exception):
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """An outage is asked about every second: for a test that is long."""
     monkeypatch.setattr(claimer, "AGAIN_AFTER_S", 0.01)
-    monkeypatch.setattr(settler, "AGAIN_AFTER_S", 0.01)
+    monkeypatch.setattr(coalescing, "AGAIN_AFTER_S", 0.01)
 
 
 @pytest.mark.parametrize("commits", [True, False])
@@ -111,6 +112,7 @@ async def test_an_answer_that_came_before_the_abort_is_settled(world: World) -> 
 async def test_what_was_claimed_under_a_lost_registration_is_given_back_unsent(world: World) -> None:
     simulator = await world.simulator()
     engine = await world.engine(zhipu(simulator.base_url))
+    await engine.feeder.stop()  # it would take the task again as soon as it is given back
     [task_id] = await world.queue("hello")
     stranger = new_id()
     [claimed] = await seeds.claim(world.database, task_id, worker_id=stranger, now=datetime.now(UTC))

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from tests.worker.scripted import Scripted, says
-from tests.worker.world import BRISK, INTERACTIVE, ROUTE, World, until, zhipu
-from tollgate.domain.states import AttemptOutcome
+from tests.worker.world import BRISK, ROUTE, World, until, zhipu
 from tollgate.store import leases, pauses
 from tollgate.store.database import Database
 from worker.lease import Heartbeat, Lease, Timing
@@ -62,23 +60,6 @@ async def test_a_new_worker_knows_the_pauses_before_its_first_call(world: World)
     await lease.start(world.database)
     assert [pause.credential for pause in learned[0].pauses] == ["K"]
     await lease.stop(world.database)
-
-
-async def test_a_lost_lease_aborts_what_it_held_and_registers_anew(world: World) -> None:
-    async with Scripted(says(usage=USAGE)) as upstream:
-        upstream.gate.clear()
-        engine = await world.engine(zhipu(upstream.base_url))
-        first = engine.lease.worker_id
-        [task_id] = await world.queue("hello")
-        engine.offer(INTERACTIVE, {ROUTE: [task_id]})
-        await upstream.arrived.wait()
-        await world.bury(first)
-        await until(lambda: _attempt_closed(world, task_id))
-        upstream.gate.set()
-        [worker] = await until(world.live_workers)
-        assert worker.id == engine.lease.worker_id != first
-        [task] = await world.ended([task_id])
-        assert [a.outcome for a in task.attempts] == [AttemptOutcome.UNCERTAIN, AttemptOutcome.SUCCEEDED]
 
 
 async def test_what_an_earlier_registration_held_may_not_be_sent(world: World) -> None:
@@ -194,11 +175,6 @@ def _heartbeats(url: str, *, renewals_missed: int) -> list[int]:
 
 async def _true(value: bool) -> bool:
     return value
-
-
-async def _attempt_closed(world: World, task_id: UUID) -> bool:
-    task = await world.task(task_id)
-    return task.attempts[0].outcome is AttemptOutcome.UNCERTAIN
 
 
 async def _heartbeat_over(world: World, worker_id: UUID, count: int) -> bool:

@@ -15,7 +15,7 @@ from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.store import cancels, leases
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
-from worker.outcomes import Rules
+from worker.billing import Rules
 from worker.watch import Watch
 
 

@@ -29,9 +29,9 @@ from tollgate.store import tasks as task_store
 from tollgate.store.database import Database
 from tollgate.store.schema import USAGE_COUNTS, attempts, pauses, usage_hourly, workers
 from tollgate.store.tasks import Task
+from worker.billing import Rules
 from worker.engine import Engine
 from worker.lease import Timing
-from worker.outcomes import Rules
 from worker.upstreams import registry
 
 LIMIT_S = 20.0

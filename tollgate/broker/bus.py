@@ -1,7 +1,9 @@
 """The event bus: short notices between processes, in no order and with no promise.
 
-Channels: "ended" (ids of tasks that ended, to whoever waits) and "cancel" (ids whose running is to
-stop, to workers). A lost notice costs seconds: waiters re-read the store, heartbeats bring cancels.
+Channels of ids: "ended" (tasks that ended, to whoever waits), "cancel" (whose running is to stop, to workers) and
+"retell" (whose streams are to be told whole, to workers). Each streamed task has a channel of its own, for what its
+model writes. A lost notice costs seconds: waiters re-read the store, heartbeats bring cancels, and a reader of a stream
+that misses something asks for the whole.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -25,26 +27,36 @@ log = logging.getLogger("tollgate.bus")
 
 ENDED = "ended"
 CANCEL = "cancel"
+RETELL = "retell"
 Handler = Callable[[list[UUID]], None]
+Listener = Callable[[bytes], None]
 
 RECONNECT_S = 2.0
 TIMEOUT_S = 1.0
 SILENCE_S = 5.0
 """A listener that heard nothing for so long asks, and for twice as long hangs up: a connection that was cut
 without a word would be listened to for ever."""
-CHANNEL_PREFIX = "tollgate:"
 
 
 class Bus(Protocol):
     """Both buses. Handlers are called on the loop and must not block."""
 
     def subscribe(self, channel: str, handler: Handler) -> None:
-        """Before `start`."""
+        """To ids. Before `start`."""
 
     async def start(self) -> None: ...
 
     async def publish(self, channel: str, ids: Iterable[UUID]) -> None:
         """Never raises for a bus that is away."""
+
+    async def listen(self, channel: str, listener: Listener) -> None:
+        """To bytes, from now on: one listener a channel. Never raises for a bus that is away: it listens once it is
+        back."""
+
+    async def unlisten(self, channel: str) -> None: ...
+
+    async def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Each to the listeners of its channel, all in one round trip. Never raises for a bus that is away."""
 
     async def ping(self) -> None:
         """Raises ConnectionError where notices cannot pass."""
@@ -57,12 +69,24 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
+        self._listeners: dict[str, Listener] = {}
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         self._handlers[channel].append(handler)
 
     async def start(self) -> None:
         pass
+
+    async def listen(self, channel: str, listener: Listener) -> None:
+        self._listeners[channel] = listener
+
+    async def unlisten(self, channel: str) -> None:
+        self._listeners.pop(channel, None)
+
+    async def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        for channel, payload in messages:
+            if listener := self._listeners.get(channel):
+                listener(payload)
 
     async def publish(self, channel: str, ids: Iterable[UUID]) -> None:
         given = list(ids)
@@ -77,18 +101,24 @@ class MemoryBus:
 
 
 class RedisBus:
-    """Redis publish/subscribe: one listening connection a process, reconnected every RECONNECT_S."""
+    """Redis publish/subscribe: one listening connection a process, reconnected every RECONNECT_S.
+
+    The channels carry the number of the database: Redis passes notices of one to subscribers of all, and two
+    installations on one server would hear each other's."""
 
     def __init__(self, url: str) -> None:
         self._listener = _client(url)
         self._sender = _client(url)
+        self._prefix = f"tollgate:{self._sender.connection_pool.connection_kwargs.get('db') or 0}:"
         self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
+        self._listeners: dict[str, Listener] = {}
+        self._pubsub: PubSub | None = None
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
         self._failing = False
 
     def subscribe(self, channel: str, handler: Handler) -> None:
-        self._handlers[CHANNEL_PREFIX + channel].append(handler)
+        self._handlers[self._prefix + channel].append(handler)
 
     async def start(self) -> None:
         """Returns when subscribed, or after RECONNECT_S without: the bus may come later."""
@@ -98,13 +128,37 @@ class RedisBus:
                 await asyncio.wait_for(self._subscribed.wait(), RECONNECT_S)
 
     async def publish(self, channel: str, ids: Iterable[UUID]) -> None:
-        payload = orjson.dumps([str(i) for i in ids])
+        await self.send([(channel, orjson.dumps([str(i) for i in ids]))])
+
+    async def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
         try:
-            await self._sender.publish(CHANNEL_PREFIX + channel, payload)
+            if len(messages) == 1:
+                await self._sender.publish(self._prefix + messages[0][0], messages[0][1])
+            else:
+                async with self._sender.pipeline(transaction=False) as pipeline:
+                    for channel, payload in messages:
+                        pipeline.publish(self._prefix + channel, payload)
+                    await pipeline.execute()
         except (redis.exceptions.RedisError, OSError) as error:
             self._note_failure(error)
         else:
             self._failing = False
+
+    async def listen(self, channel: str, listener: Listener) -> None:
+        name = self._prefix + channel
+        self._listeners[name] = listener
+        if self._pubsub is not None:
+            with contextlib.suppress(redis.exceptions.RedisError, OSError):  # with its connection anew, by the loop
+                await self._pubsub.subscribe(name)
+
+    async def unlisten(self, channel: str) -> None:
+        name = self._prefix + channel
+        self._listeners.pop(name, None)
+        if self._pubsub is not None:
+            with contextlib.suppress(redis.exceptions.RedisError, OSError):
+                await self._pubsub.unsubscribe(name)
+                if name in self._listeners:  # somebody came meanwhile
+                    await self._pubsub.subscribe(name)
 
     async def ping(self) -> None:
         try:
@@ -124,10 +178,13 @@ class RedisBus:
         while True:
             try:
                 async with self._listener.pubsub() as pubsub:
-                    await pubsub.subscribe(*self._handlers)
+                    await pubsub.subscribe(*self._handlers, *self._listeners)
+                    self._pubsub = pubsub
                     await self._listen(pubsub)
             except (redis.exceptions.RedisError, OSError) as error:
                 self._note_failure(error)
+            finally:
+                self._pubsub = None
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self, pubsub: PubSub) -> None:
@@ -148,7 +205,11 @@ class RedisBus:
             self._failing = False
             self._subscribed.set()
         elif message["type"] == "message":
-            handlers = self._handlers[message["channel"].decode()]
+            channel = message["channel"].decode()
+            if channel not in self._handlers:
+                self._tell(channel, message["data"])
+                return
+            handlers = self._handlers[channel]
             try:
                 ids = [UUID(text) for text in orjson.loads(message["data"])]
             except (ValueError, TypeError, AttributeError) as error:  # somebody else's; ours are lists of ids
@@ -156,6 +217,14 @@ class RedisBus:
                 return
             for handler in handlers:
                 handler(ids)
+
+    def _tell(self, channel: str, payload: bytes) -> None:
+        """One listener that breaks must not deafen all the others, and every handler with them."""
+        if listener := self._listeners.get(channel):
+            try:
+                listener(payload)
+            except Exception:
+                log.exception("a listener broke")
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:

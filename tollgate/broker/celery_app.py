@@ -36,8 +36,7 @@ def create_celery(broker_url: str, *, lanes: Sequence[str], publishes_only: bool
         task_acks_late=False,
         task_serializer="json",
         accept_content=["json"],
-        worker_pool="threads",
-        worker_concurrency=2,  # `run` only hands ids over; two threads are more than it needs
+        worker_pool="solo",  # `run` only hands ids over: a thread for it would cost more than it does
         worker_prefetch_multiplier=4,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from tollgate import __version__
-from tollgate.cli import doctor, exits, get, keys, models, prices, projects, servers, submit, tasks, usage
+from tollgate.cli import (
+    budgets,
+    doctor,
+    exits,
+    get,
+    keys,
+    models,
+    prices,
+    projects,
+    reconcile,
+    servers,
+    submit,
+    tasks,
+    usage,
+)
 
 ABOUT = """An async job gateway for large language models: a prompt in, a task id out, its result and its cost back.
 
@@ -42,5 +56,5 @@ def _root(
     pass
 
 
-for family in (servers, submit, get, tasks, usage, keys, projects, models, prices, doctor):
+for family in (servers, submit, get, tasks, usage, reconcile, keys, projects, budgets, models, prices, doctor):
     family.register(app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -21,8 +21,14 @@ ANSWER_S = 60.0
 """Longer than any answer takes; a long list is committed in seconds."""
 WAIT_MAX_S = 30.0
 """The longest that one request asks the gateway to wait; what waits longer asks again."""
+AGAIN_S = 1.0
+"""From a stream that was cut to the next try."""
 UNAVAILABLE_TRIES = 5
 """A 503 says that nothing was done: it is asked again so often, after its Retry-After."""
+
+
+class StreamCutError(Exception):
+    """A stream of events that is to be taken up again."""
 
 
 class Gateway:
@@ -59,6 +65,41 @@ class Gateway:
         """The tasks of these ids that are there, in order, and the ids that are not."""
         answer = self._json("GET", "/tasks", params={"id": ",".join(ids), **_wait(wait_s)})
         return answer["data"], answer["missing"]
+
+    def events(self, task_id: str) -> Iterator[tuple[str, Json]]:
+        """Name and data of each event of a task, to its end. A stream that is cut is taken up where it was."""
+        place, tries = "", 0
+        while tries < UNAVAILABLE_TRIES:
+            tries += 1
+            try:
+                for name, told, data in self._events(task_id, after=place):
+                    place, tries = told or place, 0
+                    yield name, data
+                    if name == "end":
+                        return
+            except (httpx2.TransportError, StreamCutError):
+                self._sleep(AGAIN_S)
+        raise GatewayUnreachableError(f"{self.target.url} does not tell task {task_id} to its end", sent=True)
+
+    def _events(self, task_id: str, *, after: str) -> Iterator[tuple[str, str, Json]]:
+        """Raises StreamCutError for a gateway that is just not there, or ends the stream before its end."""
+        path, headers = f"/tasks/{_segment(task_id)}/events", {"Last-Event-ID": after} if after else {}
+        with self._http.stream("GET", path, headers=headers) as response:
+            if response.status_code == 503:
+                raise StreamCutError
+            if not response.is_success:
+                response.read()
+                raise self._refusal(response)
+            name = place = ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name, place = value, ""
+                elif field == "id":
+                    place = value
+                elif field == "data":
+                    yield name, place, json.loads(value)
+        raise StreamCutError
 
     def page(self, filters: Mapping[str, str]) -> Json:
         """One page of the list: `data`, `has_more`, `last_id`."""

@@ -16,7 +16,7 @@ import pydantic
 
 from gateway import create_app
 from gateway.services import Services, master_keys, run_services
-from tollgate import configuration
+from tollgate import collecting, configuration
 from tollgate.broker.bus import MemoryBus
 from tollgate.broker.celery_app import MEMORY_BROKER, create_celery
 from tollgate.broker.publisher import Publisher
@@ -86,6 +86,7 @@ async def serve(
                 services.waiters.release()
                 on_stop()
 
+            collecting.seldom()
             await http_server.serve(create_app(services), listener, on_ready=lambda: on_ready(up), on_stop=stopping)
 
 

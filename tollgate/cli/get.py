@@ -19,6 +19,8 @@ Json = dict[str, Any]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids as submit and list print them.")]
 Wait = Annotated[float, typer.Option("--wait", "-w", metavar="SECONDS", min=0, help="Wait so long for them to end.")]
 
+Stream = Annotated[bool, typer.Option("--stream", help="Show the answer as it is written, from its start. One id.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -28,6 +30,7 @@ def register(app: typer.Typer) -> None:
 def get(
     ids: Ids,
     wait: Wait = 0,
+    stream: Stream = False,
     as_json: options.AsJsonLines = False,
     url: options.Url = None,
     key: options.Key = None,
@@ -38,7 +41,15 @@ def get(
     Examples:
       tollgate get 0199c2f0-6a4e-7c31-a0b7-52ab3e1f4d10
       tollgate get ID ID ID --wait 60 --json
+      tollgate get ID --stream
     """
+    if stream:
+        if len(ids) != 1:
+            raise typer.BadParameter(f"one answer at a time, these are {len(ids)} ids", param_hint="--stream")
+        from tollgate.cli import streaming
+
+        with options.gateway(url=url, key=key, data=data) as gateway:
+            raise typer.Exit(streaming.follow(gateway, ids[0], as_json=as_json))
     with options.gateway(url=url, key=key, data=data) as gateway:
         found, missing = read(gateway, list(dict.fromkeys(ids)), wait_s=wait)
     if as_json:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def store(settings: Settings) -> AsyncIterator[Database]:
+async def store(settings: Settings, *, pool: int = 1) -> AsyncIterator[Database]:
     """The database at this version's schema. Raises SettingsError, StoreUnavailableError."""
     from tollgate.store import migrate
     from tollgate.store.database import Database
 
-    database = Database.connect(settings.store_url, pool=1)
+    database = Database.connect(settings.store_url, pool=pool, command_timeout_s=None)
     try:
         await migrate.require_current(database)
         yield database

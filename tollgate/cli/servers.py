@@ -157,7 +157,7 @@ async def _migrate(settings: Settings) -> tuple[str | None, str, int]:
     from tollgate.store.database import Database
 
     prices = configuration.load_prices(settings)
-    database = Database.connect(settings.store_url, pool=1)
+    database = Database.connect(settings.store_url, pool=1, command_timeout_s=None)
     try:
         before, after = await migrations.upgrade(database)
         return before, after, await price_list.publish_all(database, prices)

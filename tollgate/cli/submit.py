@@ -39,6 +39,7 @@ Param = Annotated[
     list[str] | None, typer.Option("--param", metavar="NAME=JSON", help="Any other parameter of the task; repeatable.")
 ]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for the answers and show them.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Show the answer as it is written. One prompt only.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the results as JSON lines; waits.")
 ]
@@ -62,6 +63,7 @@ def submit(
     priority: Priority = None,
     param: Param = None,
     wait: Wait = False,
+    stream: Stream = False,
     out: Out = None,
     as_json: options.AsJsonLines = False,
     url: options.Url = None,
@@ -75,10 +77,11 @@ def submit(
 
     Examples:
       tollgate submit "Why is the sky blue?" --wait
+      tollgate submit "Tell me a story." --stream
       tollgate submit --file prompts.jsonl --wait --out answers.jsonl
       cat prompts.txt | tollgate submit - --model glm-4-air --label nightly --json
     """
-    from tollgate.cli import submitting
+    from tollgate.cli import streaming, submitting
 
     parameters = {
         "temperature": temperature,
@@ -86,6 +89,7 @@ def submit(
         "label": label,
         "request_id": request_id,
         "priority": priority,
+        "stream": stream or None,
         **parse_parameters(param or []),
     }
     defaults = prompts.Defaults(
@@ -94,6 +98,13 @@ def submit(
     lines = read_lines(given or [], file, defaults=defaults)
     if request_id is not None:
         lines = iter(_single(list(lines)))
+    if stream:
+        told = {"--wait": wait, "--out": out is not None}
+        if beside := [name for name, is_set in told.items() if is_set]:
+            raise typer.BadParameter(f"it shows the answer by itself: leave {beside[0]} out", param_hint="--stream")
+        only = _only(list(lines))
+        with options.gateway(url=url, key=key, data=data) as gateway:
+            raise typer.Exit(streaming.submit(gateway, only, as_json=as_json))
     with options.gateway(url=url, key=key, data=data) as gateway, submitting.open_out(out) as sink:
         plan = submitting.Plan(wait=wait or out is not None, as_json=as_json, out=sink)
         raise typer.Exit(submitting.run(gateway, lines, plan))
@@ -136,6 +147,12 @@ def _read(path: Path) -> list[bytes]:
         return path.read_bytes().split(b"\n")
     except OSError as error:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--file") from error
+
+
+def _only(lines: list[Line]) -> Line:
+    if len(lines) != 1:
+        raise typer.BadParameter(f"it shows one answer, these are {len(lines)} prompts", param_hint="--stream")
+    return lines[0]
 
 
 def _single(lines: list[Line]) -> list[Line]:

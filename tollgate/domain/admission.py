@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ import orjson
 
 from tollgate.domain.errors import InvalidRequestError, PermissionDeniedError
 from tollgate.domain.ids import new_id
-from tollgate.domain.routing import Catalog, Model
+from tollgate.domain.routing import Catalog, Mode, Model, Route
 from tollgate.domain.states import OnUncertain, Priority
 from tollgate.domain.tasks import Key, NewTask, TaskRequest
 from tollgate.domain.usage import MAX_TOKENS, estimate_prompt_tokens
@@ -33,13 +33,18 @@ def admit(
     requests: Sequence[TaskRequest], *, key: Key, catalog: Catalog, now: datetime, limits: Limits
 ) -> tuple[NewTask, ...]:
     """The rows of one submission. Raises UnknownModelError, PermissionDeniedError, InvalidRequestError."""
+    return tuple(admitted(requests, key=key, catalog=catalog, now=now, limits=limits))
+
+
+def admitted(
+    requests: Sequence[TaskRequest], *, key: Key, catalog: Catalog, now: datetime, limits: Limits
+) -> Iterator[NewTask]:
+    """The same, each as it is asked for."""
     default = Priority.BULK if len(requests) > BULK_OVER else Priority.INTERACTIVE
     if default is Priority.INTERACTIVE and not key.may_interactive:
         default = Priority.BULK
-    return tuple(
-        _row(request, index, key=key, catalog=catalog, now=now, limits=limits, default=default)
-        for index, request in enumerate(requests)
-    )
+    for index, request in enumerate(requests):
+        yield _row(request, index, key=key, catalog=catalog, now=now, limits=limits, default=default)
 
 
 def _row(
@@ -54,6 +59,7 @@ def _row(
 ) -> NewTask:
     model = _allowed_model(request, key=key, catalog=catalog)
     route = model.routes[0]
+    mode = _mode(request, route, catalog=catalog)
     priority = _allowed_priority(request, key=key, default=default)
     start = max(request.run_after or now, now)
     deadline = request.expires_at or start + timedelta(seconds=request.timeout_s or limits.task_timeout_s)
@@ -76,6 +82,9 @@ def _row(
         model=request.model,
         route=route.id,
         lane=f"{catalog.place(route)}.{priority}",
+        mode=mode,
+        streamed=request.stream,
+        feed=key.project_id,
         not_before=start,
         deadline=deadline,
         retry_until=min(retry_until, deadline),
@@ -84,6 +93,7 @@ def _row(
         max_tokens=_bound(request.body.get("max_tokens")),
         created_at=now,
         announced_at=now if hinted else None,
+        assumed_max_tokens=model.assumed_max_tokens,
         body=orjson.dumps(request.body).decode(),
         metadata=orjson.dumps(request.metadata).decode() if request.metadata else None,
     )
@@ -91,10 +101,9 @@ def _row(
 
 def _allowed_model(request: TaskRequest, *, key: Key, catalog: Catalog) -> Model:
     model = catalog.find(request.model)
-    if key.models is not None and not key.models & {model.name, *model.aliases}:
-        raise PermissionDeniedError(
-            f"this key may not use model {request.model!r}; it may use: {', '.join(sorted(key.models))}"
-        )
+    if not key.may_use(model.name, *model.aliases):
+        theirs = ", ".join(sorted(key.models or ()))
+        raise PermissionDeniedError(f"this key may not use model {request.model!r}; it may use: {theirs}")
     if request.endpoint not in model.endpoints:
         raise InvalidRequestError(
             f"model {request.model!r} does not serve {request.endpoint}",
@@ -110,6 +119,19 @@ def _allowed_model(request: TaskRequest, *, key: Key, catalog: Catalog) -> Model
             allowed=f"an integer from 1 to {model.max_output_tokens}",
         )
     return model
+
+
+def _mode(request: TaskRequest, route: Route, *, catalog: Catalog) -> Mode:
+    """Only ZhipuAI's wire can be asked by submit and poll, and only for chat completions."""
+    if request.stream:
+        return "direct"
+    if (request.mode or route.mode) == "direct" or (request.mode is None and request.endpoint != "chat"):
+        return "direct"
+    if catalog.upstreams[route.upstream].kind != "zhipu" or request.endpoint != "chat":
+        raise InvalidRequestError(
+            f"model {request.model!r} cannot be asked in mode async", field="mode", allowed="direct, or leave it out"
+        )
+    return "async"
 
 
 def _bound(max_tokens: object) -> int | None:

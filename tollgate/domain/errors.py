@@ -8,16 +8,19 @@
     │   ├── PayloadTooLargeError       the body or the list is over its limit
     │   ├── AuthenticationError        no key, or not one of ours
     │   ├── PermissionDeniedError      a good key without the right
+    │   ├── BudgetExceededError        what it may cost does not fit the project's or the key's budget
     │   ├── NotFoundError              no such thing, or another project's
     │   └── RequestIdConflictError     the request_id belongs to another body
     ├── StoreUnavailableError      the database does not answer: try again soon
     └── UpstreamError              an attempt failed; `tollgate.domain.verdicts` says what follows
+        └── PollError                  an answer could not be fetched; it may still be there
 
 No HTTP status stands here: each dialect has one table from error to answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,6 +81,18 @@ class PermissionDeniedError(RequestError):
     """The key is good, but has no right to this."""
 
 
+class BudgetExceededError(RequestError):
+    """What the submission may cost does not fit a budget. Nothing of it was accepted.
+
+    `left` is what the budget has left: "cost" a decimal string, "tokens" a count; only what it limits.
+    """
+
+    def __init__(self, message: str, *, budget_id: str | None, left: Mapping[str, str | int]) -> None:
+        super().__init__(message)
+        self.budget_id = budget_id
+        self.left = left
+
+
 class NotFoundError(RequestError):
     """No such thing for this project. Another project's is told the same way."""
 
@@ -125,3 +140,7 @@ class UpstreamError(TollgateError):
         self.kind = kind
         self.retry_after_s = retry_after_s
         self.usage = usage
+
+
+class PollError(UpstreamError):
+    """The result of a submitted call could not be fetched this time. The call itself is not concerned."""

@@ -8,9 +8,10 @@ settles its own attempt, and the task only while that is queued again).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from tollgate.domain.states import AttemptOutcome, TaskState
@@ -28,8 +29,13 @@ class Bill:
     cost_nano: int | None = None
     cost_estimated: bool = False
     possible_cost_nano: int | None = None
+    """The most that an attempt without an answer may have cost."""
+    possible_tokens: int | None = None
 
 
+BILL = tuple(f.name for f in fields(Bill))
+billed = operator.attrgetter(*BILL)
+"""A Bill as a tuple, in the order of BILL."""
 NOTHING_BILLED = Bill()
 
 
@@ -49,8 +55,14 @@ class Settlement:
     not_before: datetime | None = None
     """For QUEUED: when it is due again."""
     counts_as_try: bool = True
+    unanswered: bool = False
+    """For OPEN: it was sent, and no answer came; the upstream may know its request_id."""
     hinted: bool = False
     """For QUEUED: the settler remembers to try again itself; the announcer need not hurry."""
+    knows_id: bool = False
+    """The settler knew the upstream's id of the call."""
+    credential: str | None = None
+    """With `unanswered`: the key it was sent with, which alone may send it again."""
     bill: Bill = NOTHING_BILLED
     http_status: int | None = None
     error_code: str | None = None
@@ -71,6 +83,10 @@ class TaskRow:
     state: TaskState
     fence: int
     cancel_requested: bool
+    charged_to: tuple[tuple[UUID, date], ...] = ()
+    """The periods of budgets, by their first day, that hold its reservation and are charged what it costs."""
+    reserved_nano: int = 0
+    reserved_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +99,13 @@ class AttemptRow:
     bill: Bill
     upstream_id: str | None = None
     """Set: the upstream has the call, whatever became of the lease."""
+    unanswered: int = 0
+    """Sends without an answer: the upstream may have the call."""
+
+    @property
+    def bought(self) -> bool:
+        """Whether the upstream has it, or may have it."""
+        return self.upstream_id is not None or self.unanswered > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +126,18 @@ class Counts:
     possible_cost_nano: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Counts)})
+        return self._each(operator.add, other)
 
     def __sub__(self, other: Counts) -> Counts:
-        return Counts(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(Counts)})
+        return self._each(operator.sub, other)
+
+    def _each(self, operation: Callable[[int, int], int], other: Counts) -> Counts:
+        return Counts(**dict(zip(COUNTS, map(operation, counted(self), counted(other)), strict=True)))
 
 
+COUNTS = tuple(f.name for f in fields(Counts))
+counted = operator.attrgetter(*COUNTS)
+"""A Counts as a tuple, in the order of COUNTS. `dataclasses.astuple` copies deeply, at twenty times the price."""
 NO_COUNTS = Counts()
 
 
@@ -136,6 +165,8 @@ class Resolution:
     attempt: bool
     """The attempt takes `settlement.outcome` and bill."""
     bookings: tuple[Booking, ...] = field(default=())
+    before: AttemptRow | None = None
+    """The attempt as it stood."""
     late: bool = False
     """By a lease that was lost. A task it ends may have a newer attempt open, which then is for nothing."""
 
@@ -143,7 +174,7 @@ class Resolution:
 def resolve(given: Settlement, task: TaskRow, attempt: AttemptRow | None, *, now: datetime) -> Resolution:
     """Decide by the rows as they stand. `attempt` is None for a task that never ran."""
     holds = task.state is given.held and task.fence == given.fence
-    settlement = _as_bought(_with_cancel(given, task), attempt) if holds else given
+    settlement = _as_bought(_with_cancel(_with_its_id(given, attempt), task), attempt) if holds else given
     late = not holds and _answers_late(given, attempt)
     takes_task = holds or (late and task.state is TaskState.QUEUED and given.outcome is AttemptOutcome.SUCCEEDED)
     takes_attempt = attempt is not None and (late or (holds and attempt.outcome is AttemptOutcome.OPEN))
@@ -152,8 +183,16 @@ def resolve(given: Settlement, task: TaskRow, attempt: AttemptRow | None, *, now
         task=takes_task,
         attempt=takes_attempt,
         bookings=tuple(_bookings(settlement, task, attempt, takes_task, takes_attempt, now)),
+        before=attempt,
         late=late,
     )
+
+
+def abandoned(settlement: Settlement, task: TaskRow, attempt: AttemptRow, *, now: datetime) -> Resolution:
+    """Of an open attempt under a task that a late answer of an earlier one has just ended: `settlement` names it."""
+    closed = _as_bought(replace(settlement, outcome=AttemptOutcome.ABANDONED), attempt)
+    bookings = tuple(_bookings(closed, task, attempt, False, True, now))
+    return Resolution(settlement=closed, task=False, attempt=True, bookings=bookings, before=attempt, late=True)
 
 
 def _with_cancel(given: Settlement, task: TaskRow) -> Settlement:
@@ -170,17 +209,43 @@ def _with_cancel(given: Settlement, task: TaskRow) -> Settlement:
 
 
 def _as_bought(given: Settlement, attempt: AttemptRow | None) -> Settlement:
-    """Nothing is abandoned that the upstream has by an id: it runs there, and may be billed."""
-    bought = attempt is not None and attempt.upstream_id is not None
-    if bought and given.outcome is AttemptOutcome.ABANDONED:
-        return replace(given, outcome=AttemptOutcome.UNCERTAIN)
+    """Nothing is abandoned that the upstream has, or may have: it runs there, and may be billed. What it may cost was
+    noted when it was sent, and stays noted while the attempt is open."""
+    if attempt is None:
+        return given
+    bill = attempt.bill if given.bill == NOTHING_BILLED else given.bill
+    if given.outcome is AttemptOutcome.OPEN:
+        return replace(given, bill=bill)
+    if given.outcome is AttemptOutcome.ABANDONED and (attempt.bought or given.unanswered):
+        return replace(given, outcome=AttemptOutcome.UNCERTAIN, unanswered=False, bill=bill)
     return given
 
 
+def _with_its_id(given: Settlement, attempt: AttemptRow | None) -> Settlement:
+    """Its id came in meanwhile, from the worker that held it before: then it is not lost, and is polled."""
+    unknown = attempt is not None and attempt.upstream_id is not None and not given.knows_id
+    gives_up = given.state in (TaskState.QUEUED, TaskState.FAILED)
+    if attempt is None or not unknown or not gives_up or given.outcome is not AttemptOutcome.UNCERTAIN:
+        return given
+    return replace(
+        given,
+        state=TaskState.QUEUED,
+        outcome=AttemptOutcome.OPEN,
+        not_before=None,
+        hinted=False,
+        counts_as_try=False,
+        bill=attempt.bill,
+    )
+
+
 def _answers_late(given: Settlement, attempt: AttemptRow | None) -> bool:
-    """A lost lease's answer still says what its own purchase came to, once."""
-    definite = given.outcome in (AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED)
-    return definite and attempt is not None and attempt.outcome is AttemptOutcome.UNCERTAIN
+    """A lost lease's answer still says what its own purchase came to, once. A refusal only says it of its own send:
+    where others went unanswered, it is the bill's to say (which holds no fence)."""
+    if attempt is None or attempt.outcome is not AttemptOutcome.UNCERTAIN:
+        return False
+    if given.outcome is AttemptOutcome.FAILED:
+        return given.fence < 0 or attempt.unanswered == 0 or given.bill != NOTHING_BILLED
+    return given.outcome is AttemptOutcome.SUCCEEDED
 
 
 def _bookings(
@@ -203,7 +268,9 @@ def _bookings(
         )
 
     if takes_attempt and attempt is not None:
-        change = contribution(settlement.outcome, settlement.bill) - contribution(attempt.outcome, attempt.bill)
+        change, before = contribution(settlement.outcome, settlement.bill), contribution(attempt.outcome, attempt.bill)
+        if before is not NO_COUNTS:
+            change -= before
         if change != NO_COUNTS:
             yield book(attempt.started_at, change)
     if takes_task and settlement.state.ended:
@@ -215,12 +282,12 @@ def contribution(outcome: AttemptOutcome, bill: Bill) -> Counts:
     """What a closed attempt adds to the roll-up; an open or abandoned one adds nothing."""
     if outcome in (AttemptOutcome.OPEN, AttemptOutcome.ABANDONED):
         return NO_COUNTS
-    billed = bill.prompt_tokens is not None
+    has_usage = bill.prompt_tokens is not None
     return Counts(
         attempts=1,
         attempts_failed=int(outcome is AttemptOutcome.FAILED),
         attempts_uncertain=int(outcome is AttemptOutcome.UNCERTAIN),
-        attempts_unpriced=int(billed and bill.cost_nano is None),
+        attempts_unpriced=int(has_usage and bill.cost_nano is None),
         attempts_estimated=int(bill.cost_estimated),
         prompt_tokens=bill.prompt_tokens or 0,
         cached_tokens=bill.cached_tokens or 0,

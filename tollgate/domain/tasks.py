@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from tollgate.domain.routing import Mode
 from tollgate.domain.states import OnUncertain, Priority, Role, TaskState
 
 
@@ -32,6 +33,10 @@ class TaskRequest:
     run_after: datetime | None = None
     expires_at: datetime | None = None
     on_uncertain: OnUncertain | None = None
+    mode: Mode | None = None
+    """How its upstream is asked; None: as its route says."""
+    stream: bool = False
+    """Its answer is told as it is written. Then its upstream is always called directly."""
     retry_for_s: float | None = None
     """No retry starts later than this after submission; None: until the task's deadline."""
     timeout_s: float | None = None
@@ -51,6 +56,7 @@ class TaskRequest:
             self.run_after,
             self.expires_at,
             self.on_uncertain,
+            *((self.mode,) if self.mode else ()),
         )
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -70,6 +76,10 @@ class Key:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
 
+    def may_use(self, *names: str) -> bool:
+        """Whether it may use the model of these names."""
+        return self.models is None or not self.models.isdisjoint(names)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
@@ -86,6 +96,10 @@ class NewTask:
     model: str
     route: str
     lane: str
+    mode: Mode
+    streamed: bool
+    feed: UUID
+    """What it is fed with: its batch, else its project. Feeds take turns."""
     not_before: datetime
     deadline: datetime
     retry_until: datetime
@@ -95,6 +109,8 @@ class NewTask:
     created_at: datetime
     announced_at: datetime | None
     """When its hint was handed to the publisher; None: the announcer feeds it."""
+    assumed_max_tokens: int
+    """Completion tokens that a budget reserves where `max_tokens` is None."""
     body: str
     metadata: str | None
 

@@ -115,7 +115,7 @@ def _content_pieces(content: object) -> Iterator[str | int]:
     """Pieces of a string, a message, a part of a message, or a list of these (or of token ids)."""
     if isinstance(content, str):
         yield content
-    elif isinstance(content, Mapping):
+    elif isinstance(content, dict):
         yield from _mapping_pieces(content)
     elif isinstance(content, list | tuple):
         for item in content:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import orjson
 from aiohttp import web
 
@@ -44,8 +46,9 @@ async def download_bill(request: web.Request) -> web.StreamResponse:
 
 
 async def show_stats(request: web.Request) -> web.Response:
-    """Requests, faults, refusals, and how much is in flight."""
-    return _json(request.app[CLOUD].meter.as_json())
+    """Requests, faults, refusals, how much is in flight, and for how long a running async task was not asked for."""
+    cloud = request.app[CLOUD]
+    return _json(cloud.meter.as_json() | {"longest_unasked_s": cloud.tasks.longest_unasked_s(time.monotonic())})
 
 
 async def show_settings(request: web.Request) -> web.Response:

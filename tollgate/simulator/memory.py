@@ -20,6 +20,8 @@ class Task:
     request_id: str
     key_id: str
     model: str
+    asked_at_s: float
+    """When it was last asked for, or made, on the monotonic clock."""
     result: bytes | None = None
 
 
@@ -45,6 +47,10 @@ class TaskBook:
         """The task, if it is this key's."""
         task = self._tasks.get(identifier)
         return task if task is not None and task.key_id == key_id else None
+
+    def longest_unasked_s(self, now_s: float) -> float:
+        """Of the tasks that run: how long ago the one least recently asked for was; 0 where none runs."""
+        return max((now_s - task.asked_at_s for task in self._tasks.values() if task.result is None), default=0.0)
 
     def find_by_request(self, request_id: str, *, key_id: str) -> Task | None:
         """The latest task that this key submitted under `request_id`."""

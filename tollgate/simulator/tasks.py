@@ -54,7 +54,13 @@ def _start(cloud: Cloud, call: ChatCall, *, key_id: str, fate: Fate, number: int
     """A task and, unless the submit is spoiled unbilled, its place in the book and its end on the clock."""
     identifier = cloud.next_identifier()
     answer = answers.compose(call, identifier=identifier, created=int(time.time()), kind=fate.kind)
-    task = Task(identifier=identifier, request_id=answer.request_id, key_id=key_id, model=call.model)
+    task = Task(
+        identifier=identifier,
+        request_id=answer.request_id,
+        key_id=key_id,
+        model=call.model,
+        asked_at_s=time.monotonic(),
+    )
     if not cloud.bills(fate):
         return task
     cloud.meter.enter(limit=cloud.settings.max_in_flight)
@@ -94,6 +100,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     if task is None:
         settings = cloud.settings
         raise RefusalError(settings.unknown_task_code, detail="任务不存在", http_status=settings.unknown_task_status)
+    task.asked_at_s = time.monotonic()
     body = task.result or orjson.dumps(_status(task, "PROCESSING"))
     return await answering.send(request, body, cloud=cloud, fate=fate)
 

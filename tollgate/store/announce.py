@@ -7,15 +7,16 @@ message costs seconds and a repeated one nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from tollgate.store import rows
+from tollgate.store import feeds, rows
 from tollgate.store.database import Database, ReadConnection, WriteConnection, dialect_of
+from tollgate.store.feeds import Due, Taken
 from tollgate.store.schema import QUEUED, QUEUED_BY_ID, tasks
 
 AGAIN_AFTER_S = {"interactive": 15.0, "bulk": 30.0}
@@ -57,46 +58,36 @@ async def _is_first(connection: WriteConnection) -> bool:
 async def queues(connection: ReadConnection) -> list[Queue]:
     """The (route, lane) pairs that have queued tasks: a walk from one index key to the next, however many wait."""
     found: list[Queue] = []
-    route, lane = "", ""
-    while True:
-        # A comparison of rows is one bound of the index. Written with OR it would be a filter, and
-        # step over every task of the queue it just found.
-        after = sa.tuple_(tasks.c.route, tasks.c.lane) > sa.tuple_(sa.literal(route), sa.literal(lane))
-        statement = (
-            sa.select(tasks.c.route, tasks.c.lane)
-            .where(tasks.c.state == QUEUED, after)
-            .order_by(tasks.c.route, tasks.c.lane)
-            .limit(1)
-        )
-        row = (await connection.execute(statement)).first()
-        if row is None:
-            return found
-        route, lane = row.route, row.lane
-        found.append(Queue(route=route, lane=lane))
+    following = await _first(connection, sa.true())
+    while following is not None:
+        found.append(following)
+        # One bound a statement: SQLite takes (route, lane) > (?, ?) for a bound of the route alone, and steps over
+        # every task of the queue it just found.
+        same_route = sa.and_(tasks.c.route == following.route, tasks.c.lane > following.lane)
+        following = await _first(connection, same_route) or await _first(connection, tasks.c.route > following.route)
+    return found
 
 
-async def take_due(connection: WriteConnection, queue: Queue, *, limit: int, now: datetime) -> list[UUID]:
-    """Up to `limit` tasks of a queue that are due and not freshly announced; marks them announced."""
-    again = now - timedelta(seconds=AGAIN_AFTER_S[queue.lane.partition(".")[2]])
-    due = (
-        sa.select(tasks.c.id)
-        .where(
-            tasks.c.state == QUEUED,
-            tasks.c.route == queue.route,
-            tasks.c.lane == queue.lane,
-            tasks.c.not_before <= now,
-            tasks.c.deadline > now,
-            sa.or_(tasks.c.announced_at.is_(None), tasks.c.announced_at < again),
-        )
-        .order_by(tasks.c.not_before)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
+async def _first(connection: ReadConnection, where: sa.ColumnElement[bool]) -> Queue | None:
     statement = (
-        sa.update(tasks).where(tasks.c.id.in_(sa.select(due.c.id))).values(announced_at=now).returning(tasks.c.id)
+        sa.select(tasks.c.route, tasks.c.lane)
+        .where(tasks.c.state == QUEUED, where)
+        .order_by(tasks.c.route, tasks.c.lane)
+        .limit(1)
     )
-    return sorted((await connection.execute(statement)).scalars())
+    row = (await connection.execute(statement)).first()
+    return None if row is None else Queue(route=row.route, lane=row.lane)
+
+
+async def take_due(
+    connection: WriteConnection, queue: Queue, *, limit: int, now: datetime, after: UUID | None = None
+) -> Taken:
+    """Up to `limit` tasks of a queue that are due and not freshly announced; marks them announced.
+
+    Its feeds share them evenly, beginning with the one that follows `after`; each gives what was due first."""
+    again = now - timedelta(seconds=AGAIN_AFTER_S[queue.lane.partition(".")[2]])
+    due = Due(route=queue.route, lane=queue.lane, now=now, again=again)
+    return await feeds.take(connection, due, limit=limit, after=after)
 
 
 async def unannounce(connection: WriteConnection, ids: Sequence[UUID]) -> None:
@@ -120,10 +111,14 @@ async def forget_hints(connection: WriteConnection) -> None:
     )
 
 
-async def overdue(connection: ReadConnection, *, now: datetime, limit: int) -> list[Overdue]:
+async def overdue(
+    connection: ReadConnection, *, now: datetime, limit: int, without: Collection[UUID] = ()
+) -> list[Overdue]:
+    """Those whose deadline passed first; not those of `without`."""
+    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in without])
     statement = (
         sa.select(tasks.c.id, tasks.c.fence, tasks.c.attempt)
-        .where(tasks.c.state == QUEUED, tasks.c.deadline <= now)
+        .where(tasks.c.state == QUEUED, tasks.c.deadline <= now, tasks.c.id.not_in(sa.select(given.c.id)))
         .order_by(tasks.c.deadline)
         .limit(limit)
     )

@@ -29,10 +29,16 @@ SQLITE_BUSY_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000
 """No statement here takes longer in health; one that does is waiting for a lock that will not come."""
 CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 40.0
+"""A server that ends no statement within its own limit is not reached any more: its host is gone, or frozen."""
+IDLE_IN_TRANSACTION_MS = 15_000
+"""A process that was stopped in the middle of a transaction must not keep its locks: no transaction here waits for
+anything but its next statement."""
 OUTAGE_CLASSES = frozenset({"08", "53", "57"})
 """SQLSTATE classes: connection lost, out of resources, shut down or timed out (PostgreSQL manual, appendix A)."""
-OUTAGE_STATES = frozenset({"25006", "40001", "40P01", "55P03"})
-"""A standby that was the primary, a serialization failure, a deadlock, a lock not had in time: it may pass later."""
+OUTAGE_STATES = frozenset({"25006", "25P03", "40001", "40P01", "55P03"})
+"""A standby that was the primary, a transaction that was idle for too long, a serialization failure, a deadlock, a
+lock not had in time: it may pass later."""
 SQLITE_OUTAGES = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -72,20 +78,29 @@ class Database:
         self.dialect = reader.dialect.name
 
     @classmethod
-    def connect(cls, url: str, *, pool: int = 10) -> Database:
-        """Engines for `url`; the first connection is made when it is needed."""
+    def connect(cls, url: str, *, pool: int = 10, command_timeout_s: float | None = COMMAND_TIMEOUT_S) -> Database:
+        """Engines for `url`; the first connection is made when it is needed.
+
+        `command_timeout_s`: None for what may take as long as it likes, a migration or a scan of everything."""
         target = async_url(url)
         if target.get_backend_name() == "sqlite":
             return cls(
                 _sqlite_engine(target, begin="BEGIN", pool=4),
                 _sqlite_engine(target, begin="BEGIN IMMEDIATE", pool=1),
             )
-        engine = _postgres_engine(target, pool=pool)
-        return cls(engine, engine)
+        engine = _postgres_engine(target, pool=pool, command_timeout_s=command_timeout_s)
+        return cls(engine.execution_options(isolation_level="AUTOCOMMIT"), engine)
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[ReadConnection]:
+        """On PostgreSQL each statement is by itself: a transaction around one would take as long as the statement."""
         async with _connected(self._reader) as connection:
+            yield ReadConnection(connection)
+
+    @contextlib.asynccontextmanager
+    async def hold(self) -> AsyncIterator[ReadConnection]:
+        """A connection whose transactions are the caller's own."""
+        async with _connected(self._reader if self.dialect == "sqlite" else self._writer) as connection:
             yield ReadConnection(connection)
 
     @contextlib.asynccontextmanager
@@ -117,7 +132,7 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 def _is_outage(error: Exception) -> bool:
     if not isinstance(error, sa.exc.DBAPIError):
-        return isinstance(error, ConnectionError)
+        return isinstance(error, ConnectionError | TimeoutError)
     if isinstance(error.orig, sqlite3.Error):
         # The primary code is the low byte of the extended one.
         return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_OUTAGES
@@ -133,8 +148,8 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def _postgres_engine(url: sa.URL, *, pool: int) -> AsyncEngine:
-    return create_async_engine(
+def _postgres_engine(url: sa.URL, *, pool: int, command_timeout_s: float | None) -> AsyncEngine:
+    engine = create_async_engine(
         url,
         pool_size=pool,
         max_overflow=0,
@@ -144,13 +159,23 @@ def _postgres_engine(url: sa.URL, *, pool: int) -> AsyncEngine:
         json_serializer=_json,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": command_timeout_s,
             "server_settings": {
                 "application_name": "tollgate",
                 "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS if command_timeout_s else 0),
                 "jit": "off",
             },
         },
     )
+
+    @sa.event.listens_for(engine.sync_engine, "checkout")
+    def refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+        # Of a server that was restarted, or a network that broke, the driver knows at once, without asking.
+        if connection.driver_connection.is_closed():
+            raise sa.exc.DisconnectionError
+
+    return engine
 
 
 def _sqlite_engine(url: sa.URL, *, begin: str, pool: int) -> AsyncEngine:

@@ -6,7 +6,7 @@ compares its values over time on the watcher's own clock; no clocks of two machi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from tollgate.domain.states import OnUncertain
+from tollgate.store import rows
 from tollgate.store.database import ReadConnection, WriteConnection
 from tollgate.store.schema import RUNNING, attempts, tasks, workers
 
@@ -44,6 +45,12 @@ class WorkerRow:
     seen_at: datetime
 
 
+ORPHANED = (
+    "id", "fence", "attempt", "tries", "route", "retry_until", "deadline", "on_uncertain",
+    "prompt_tokens_estimate", "max_tokens", "assumed_max_tokens",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
     """A task still under a dead worker's lease."""
@@ -53,13 +60,18 @@ class Orphan:
     attempt: int
     tries: int
     route: str
+    mode: str
     upstream_id: str | None
+    """The upstream has the call under this id: whoever claims the task next polls it."""
+    unanswered: int
+    """Sends of its attempt whose answer never came."""
     attempt_started_at: datetime
     retry_until: datetime
     deadline: datetime
     on_uncertain: OnUncertain
     prompt_tokens_estimate: int
     max_tokens: int | None
+    assumed_max_tokens: int
 
 
 async def register(
@@ -94,6 +106,12 @@ async def renew(connection: WriteConnection, worker_id: UUID, *, load: Mapping[s
     return (await connection.execute(statement)).first() is not None
 
 
+async def hold(connection: WriteConnection, worker_id: UUID) -> bool:
+    """Keep a registration from being buried until this transaction ends. False: it has been, and may take nothing."""
+    statement = sa.select(workers.c.id).where(workers.c.id == worker_id, sa.not_(workers.c.dead))
+    return (await connection.execute(statement.with_for_update(read=True))).first() is not None
+
+
 async def cancelled_of(connection: ReadConnection, worker_id: UUID) -> list[UUID]:
     """Tasks this worker runs whose cancelling was asked."""
     statement = sa.select(tasks.c.id).where(
@@ -122,26 +140,37 @@ async def bury(connection: WriteConnection, worker_id: UUID, *, heartbeat: int |
     return (await connection.execute(statement.values(dead=True).returning(workers.c.id))).first() is not None
 
 
-async def orphans(connection: ReadConnection, *, limit: int) -> list[Orphan]:
-    """Running tasks whose worker is dead, oldest first."""
-    columns = (
-        "id", "fence", "attempt", "tries", "route", "retry_until", "deadline", "on_uncertain",
-        "prompt_tokens_estimate", "max_tokens",
-    )  # fmt: skip
+async def orphans(connection: ReadConnection, *, limit: int, without: Collection[UUID] = ()) -> list[Orphan]:
+    """Running tasks whose worker is dead, oldest first; not those of `without`."""
+    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in without])
     statement = (
-        sa.select(*(tasks.c[name] for name in columns), attempts.c.upstream_id, attempts.c.started_at)
+        sa.select(
+            *(tasks.c[name] for name in ORPHANED),
+            *(attempts.c[name] for name in ("mode", "upstream_id", "unanswered", "started_at")),
+        )
         .join(workers, workers.c.id == tasks.c.worker_id)
         .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == tasks.c.attempt))
-        .where(tasks.c.state == RUNNING, workers.c.dead)
+        .where(tasks.c.state == RUNNING, workers.c.dead, tasks.c.id.not_in(sa.select(given.c.id)))
         .order_by(tasks.c.id)
         .limit(limit)
     )
     return [
         Orphan(
-            **{name: getattr(row, name) for name in columns if name != "on_uncertain"},
+            **{name: getattr(row, name) for name in ORPHANED if name != "on_uncertain"},
             on_uncertain=OnUncertain(row.on_uncertain),
+            mode=row.mode,
             upstream_id=row.upstream_id,
+            unanswered=row.unanswered,
             attempt_started_at=row.started_at,
         )
         for row in (await connection.execute(statement)).all()
     ]
+
+
+async def forget_dead(connection: WriteConnection, *, seen_before: datetime) -> int:
+    """Delete the rows of workers that died, were last seen before then and hold nothing. Returns how many.
+
+    `seen_at` is of their own clocks; what is long dead may be forgotten an hour early or late."""
+    holds = sa.exists().where(tasks.c.worker_id == workers.c.id, tasks.c.state == RUNNING)
+    statement = sa.delete(workers).where(workers.c.dead, workers.c.seen_at < seen_before, sa.not_(holds))
+    return (await connection.execute(statement)).rowcount

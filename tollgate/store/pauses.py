@@ -42,5 +42,19 @@ async def pause(
     )
 
 
+async def take_turn(
+    connection: WriteConnection, upstream: str, *, credential: str, now: datetime, until: datetime
+) -> bool:
+    """Whether the caller may try the credential: its pause is over, and nobody else took the turn, which lasts to
+    `until`."""
+    statement = (
+        sa.update(pauses)
+        .where(pauses.c.upstream == upstream, pauses.c.credential == credential, pauses.c.until <= now)
+        .values(until=until)
+        .returning(pauses.c.credential)
+    )
+    return (await connection.execute(statement)).first() is not None
+
+
 async def lift(connection: WriteConnection, upstream: str, *, credential: str) -> None:
     await connection.execute(sa.delete(pauses).where(pauses.c.upstream == upstream, pauses.c.credential == credential))

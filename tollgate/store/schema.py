@@ -59,11 +59,18 @@ def count(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0"))
 
 
+def sharded(name: str, column: str) -> sa.Index:
+    """Of a roll-up: its rows in other shards than 0, which are few once beat has merged the past."""
+    return sa.Index(name, column, postgresql_where=sa.text("shard > 0"), sqlite_where=sa.text("shard > 0"))
+
+
 QUEUED = sa.literal(TaskState.QUEUED, sa.String(16), literal_execute=True)
 RUNNING = sa.literal(TaskState.RUNNING, sa.String(16), literal_execute=True)
 """For conditions: written into the statement's text. With a parameter there, a prepared statement's generic
 plan could not use a partial index, and would scan the table."""
 
+NO_FEED = sa.text("'00000000-0000-0000-0000-000000000000'")
+"""For rows older than the column; their migration gave each its own."""
 LANES = ("cloud.interactive", "cloud.bulk", "local.interactive", "local.bulk")
 
 projects = sa.Table(
@@ -167,6 +174,14 @@ tasks = sa.Table(
     required("model", sa.String(128), comment="the name the client asked for"),
     required("route", sa.String(256), comment="upstream/model there: where it runs next"),
     required("lane", sa.String(32), comment="the Celery queue: place and priority"),
+    required("mode", sa.String(8), server_default="direct", comment="how it is asked: one call, or submit and poll"),
+    required(
+        "streamed",
+        sa.Boolean,
+        server_default=sa.false(),
+        comment="its upstream is asked for a stream, told on as it comes",
+    ),
+    required("feed", sa.Uuid, server_default=NO_FEED, comment="its batch, else its project: feeds take turns"),
     required("state", sa.String(16)),
     required("fence", sa.Integer, server_default=sa.text("0"), comment="counts leases; guards every transition"),
     required("attempt", sa.Integer, server_default=sa.text("1"), comment="number of the open or next purchase"),
@@ -180,15 +195,22 @@ tasks = sa.Table(
     sa.Column("cancel_requested_at", Instant),
     required("prompt_tokens_estimate", sa.Integer, comment="of the request, leaning high"),
     sa.Column("max_tokens", sa.Integer, comment="the request's own bound on the completion"),
+    required(
+        "assumed_max_tokens",
+        sa.Integer,
+        server_default=sa.text("4096"),
+        comment="of a completion, where max_tokens is null",
+    ),
     sa.Column("reserved_nano", sa.BigInteger, comment="held in the budgets; null: nothing is"),
     sa.Column("reserved_tokens", sa.BigInteger),
-    sa.Column("reserved_period", sa.Date, comment="the day whose budget periods hold it"),
+    sa.Column("charged_to", sa.Text, comment="periods of budgets, comma-separated id@first-day; null: none"),
     required("created_at", Instant),
     sa.Column("started_at", Instant, comment="first claimed"),
     sa.Column("ended_at", Instant),
     one_of("state", TaskState),
     one_of("lane", LANES),
     one_of("endpoint", ("chat", "embeddings")),
+    one_of("mode", ("direct", "async")),
     one_of("on_uncertain", OnUncertain),
     sa.CheckConstraint("(state = 'running') = (worker_id IS NOT NULL)", name="running_has_worker"),
     sa.CheckConstraint("(state IN ('queued', 'running')) = (ended_at IS NULL)", name="ended_has_time"),
@@ -204,6 +226,7 @@ tasks = sa.Table(
         "ix_tasks_due",
         "route",
         "lane",
+        "feed",
         "not_before",
         postgresql_where=sa.text("state = 'queued'"),
         sqlite_where=sa.text("state = 'queued'"),
@@ -272,6 +295,13 @@ attempts = sa.Table(
     required("mode", sa.String(8), server_default="direct"),
     required("request_id", sa.String(64), comment="ours, sent upstream"),
     sa.Column("upstream_id", sa.Text, comment="the upstream's id of a call that is polled"),
+    sa.Column("credential", sa.String(128), comment="the variable of the key that upstream_id belongs to"),
+    required(
+        "unanswered",
+        sa.Integer,
+        server_default=sa.text("0"),
+        comment="sends whose answer never came: the upstream may know the request_id",
+    ),
     required("outcome", sa.String(16)),
     required("tries", sa.Integer, comment="how often it was sent"),
     sa.Column("http_status", sa.Integer),
@@ -284,7 +314,8 @@ attempts = sa.Table(
     sa.Column("price_tier", sa.String(64)),
     sa.Column("cost_nano", sa.BigInteger, comment="null: nothing was billed, or there is no price"),
     required("cost_estimated", sa.Boolean, server_default=sa.false()),
-    sa.Column("possible_cost_nano", sa.BigInteger, comment="of an uncertain attempt"),
+    sa.Column("possible_cost_nano", sa.BigInteger, comment="of an uncertain attempt, and of one that is polled"),
+    sa.Column("possible_tokens", sa.BigInteger, comment="the same in tokens"),
     required("started_at", Instant, comment="its hour is where the roll-up books it"),
     sa.Column("ended_at", Instant),
     one_of("outcome", AttemptOutcome),
@@ -293,6 +324,9 @@ attempts = sa.Table(
 )
 
 USAGE_KEY = ("hour", "project_id", "key_id", "model", "upstream", "label", "shard")
+DAILY_KEY = ("day", *USAGE_KEY[1:])
+TOTALS_KEY = ("day", "project_id", "model", "upstream", "shard")
+"""Of the roll-ups, by which their rows are locked in order."""
 USAGE_COUNTS = (
     "tasks_succeeded", "tasks_failed",
     "attempts", "attempts_failed", "attempts_uncertain", "attempts_unpriced", "attempts_estimated",
@@ -312,7 +346,38 @@ usage_hourly = sa.Table(
     sa.Column("shard", sa.SmallInteger, primary_key=True, comment="0..15: settling workers do not queue up"),
     *(count(name) for name in USAGE_COUNTS),
     sa.Index("ix_usage_hourly_project_id_hour", "project_id", "hour"),
+    sharded("ix_usage_hourly_sharded", "hour"),
     comment="attempts by the hour of their start, ends of tasks by the hour of their end",
+)
+
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True, comment="in UTC"),
+    sa.Column("project_id", sa.Uuid, sa.ForeignKey("projects.id"), primary_key=True),
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("upstream", sa.String(128), primary_key=True, comment="'' for tasks that ended without an attempt"),
+    sa.Column("label", sa.String(64), primary_key=True, comment="'' for none"),
+    sa.Column("shard", sa.SmallInteger, primary_key=True, comment="0..15: settling workers do not queue up"),
+    *(count(name) for name in USAGE_COUNTS),
+    sa.Index("ix_usage_daily_project_id_day", "project_id", "day"),
+    sharded("ix_usage_daily_sharded", "day"),
+    comment="usage_hourly by day",
+)
+
+usage_daily_totals = sa.Table(
+    "usage_daily_totals",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True, comment="in UTC"),
+    sa.Column("project_id", sa.Uuid, sa.ForeignKey("projects.id"), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("upstream", sa.String(128), primary_key=True, comment="'' for tasks that ended without an attempt"),
+    sa.Column("shard", sa.SmallInteger, primary_key=True, comment="0..15: settling workers do not queue up"),
+    *(count(name) for name in USAGE_COUNTS),
+    sa.Index("ix_usage_daily_totals_project_id_day", "project_id", "day"),
+    sharded("ix_usage_daily_totals_sharded", "day"),
+    comment="usage_daily over all keys and labels: what most questions ask for, in a fraction of the rows",
 )
 
 workers = sa.Table(
@@ -370,6 +435,22 @@ budgets = sa.Table(
     one_of("period", BUDGET_PERIODS),
     sa.CheckConstraint("limit_nano IS NOT NULL OR limit_tokens IS NOT NULL", name="limits_something"),
     sa.Index("ix_budgets_project_id", "project_id"),
+    sa.Index(
+        "uq_budgets_project_id_period",
+        "project_id",
+        "period",
+        unique=True,
+        postgresql_where=sa.text("key_id IS NULL"),
+        sqlite_where=sa.text("key_id IS NULL"),
+    ),
+    sa.Index(
+        "uq_budgets_key_id_period",
+        "key_id",
+        "period",
+        unique=True,
+        postgresql_where=sa.text("key_id IS NOT NULL"),
+        sqlite_where=sa.text("key_id IS NOT NULL"),
+    ),
 )
 
 budget_periods = sa.Table(
@@ -381,6 +462,8 @@ budget_periods = sa.Table(
     count("reserved_tokens"),
     count("spent_nano"),
     count("spent_tokens"),
+    count("uncertain_nano"),
+    count("uncertain_tokens"),
     sa.CheckConstraint("reserved_nano >= 0 AND reserved_tokens >= 0", name="reserves_nothing_negative"),
 )
 

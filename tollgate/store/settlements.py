@@ -7,9 +7,9 @@ tasks and expiries.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,29 +17,44 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from tollgate.domain.settling import (
-    NO_COUNTS,
+    BILL,
+    NOTHING_BILLED,
     AttemptRow,
     Bill,
     Booking,
-    Counts,
     Resolution,
     Settlement,
     TaskRow,
+    abandoned,
+    billed,
     resolve,
 )
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import rows
+from tollgate.store import reservations, roll_up, rows
 from tollgate.store.database import WriteConnection
-from tollgate.store.schema import USAGE_KEY, attempts, task_results, tasks, usage_hourly
+from tollgate.store.rows import Step
+from tollgate.store.schema import attempts, task_results, tasks
 
-SHARDS = 16
-"""Rows an hour's account is spread over, so that settling workers do not queue up for one."""
 CODE_LENGTH = 64
 """The column's."""
 MESSAGE_LENGTH = 4_000
 """Enough to see what an upstream meant; some send a page of HTML."""
-BILL = tuple(field.name for field in fields(Bill))
-COUNTS = tuple(field.name for field in fields(Counts))
+LOCKED = (
+    "id", "project_id", "key_id", "model", "label", "state", "fence", "cancel_requested_at", "charged_to",
+    "reserved_nano", "reserved_tokens",
+)  # fmt: skip
+WRITTEN = ("outcome", "ended_at", "http_status", "error_code", "error_message", *BILL)
+IDS = rows.Given.of(tasks, "id")
+ATTEMPT_KEYS = rows.Given.of(attempts, "task_id", "number")
+CLOSED = rows.Given.of(attempts, "task_id", "number", *WRITTEN, "unanswered", "credential", name="closed")
+MOVED = rows.Given(
+    {name: tasks.c[name].type for name in ("id", "fence", "state", "attempt", "ended_at", "not_before", "announced_at")}
+    | {"held": tasks.c.state.type, "failed_tries": tasks.c.tries.type},
+    name="moved",
+)
+RESULTS = rows.Given.of(task_results, "task_id", "attempt", "body", "error_code", "error_message", name="results")
+Decided = tuple[list[Resolution], tuple[Step, ...]]
+"""What became of settlements, and the statements that write it."""
 
 
 async def settle(
@@ -49,11 +64,15 @@ async def settle(
 
     Of several for one task the later are decided by what the former left. `shard` is the settler's own, 0 to 15."""
     resolutions: dict[int, Resolution] = {}
+    bookings: list[Booking] = []
+    writes: tuple[Step, ...] = ()
     for positions in _rounds(settlements):
-        settled = await _settle_round(connection, [storable(settlements[i]) for i in positions], now)
-        resolutions.update(zip(positions, settled, strict=True))
+        await rows.execute_together(connection, *writes)
+        settled, writes = await _decide_round(connection, [storable(settlements[i]) for i in positions], now)
+        resolutions.update(zip(positions, settled, strict=False))
+        bookings += [booking for resolution in settled for booking in resolution.bookings]
     # Booked once, at the end: the roll-up's rows are taken in one order in the whole transaction.
-    await _book(connection, [b for r in resolutions.values() for b in r.bookings], shard % SHARDS)
+    await rows.execute_together(connection, *writes, *roll_up.booking(bookings, shard=shard))
     return [resolutions[i] for i in range(len(settlements))]
 
 
@@ -73,6 +92,8 @@ def storable(settlement: Settlement) -> Settlement:
     """An upstream's words about its error, as any database takes them: one that does not fit would fail the
     whole transaction, its neighbours' answers with it."""
     code, message = settlement.error_code, settlement.error_message
+    if code is None and message is None:
+        return settlement
     return replace(
         settlement,
         error_code=None if code is None else _plain(code)[:CODE_LENGTH],
@@ -85,170 +106,200 @@ def _plain(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-async def _settle_round(
-    connection: WriteConnection, settlements: Sequence[Settlement], now: datetime
-) -> list[Resolution]:
+async def _decide_round(connection: WriteConnection, settlements: Sequence[Settlement], now: datetime) -> Decided:
+    """Of settlements that name no task twice."""
     locked = await _lock_tasks(connection, [s.task_id for s in settlements])
     opened = await _read_attempts(connection, [(s.task_id, s.attempt) for s in settlements])
-    resolutions = [
-        resolve(s, locked[s.task_id], opened.get((s.task_id, s.attempt)), now=now)
-        if s.task_id in locked
-        else Resolution(settlement=s, task=False, attempt=False)
-        for s in settlements
-    ]
-    await _close_attempts(connection, [r.settlement for r in resolutions if r.attempt], now)
+
+    def decide(s: Settlement) -> Resolution:
+        if s.task_id not in locked:
+            return Resolution(settlement=s, task=False, attempt=False)
+        return resolve(s, locked[s.task_id], opened.get((s.task_id, s.attempt)), now=now)
+
+    resolutions = await reservations.charge(connection, [decide(s) for s in settlements], locked, decide=decide)
+    newer = await _abandon_newer(connection, [r.settlement for r in resolutions if r.task and r.late], locked, now)
+    decided = [*resolutions, *newer]
     moved = [r for r in resolutions if r.task]
-    await _move_tasks(connection, [r.settlement for r in moved], now)
-    await _keep_results(connection, [r for r in moved if r.settlement.state.ended])
-    await _abandon_newer(connection, [r.settlement.task_id for r in moved if r.late], now)
-    return resolutions
+    return decided, (
+        _close_attempts([r.settlement for r in decided if r.attempt], now),
+        _move_tasks([r.settlement for r in moved], now),
+        _keep_results([r for r in moved if r.settlement.state.ended]),
+    )
 
 
 async def _lock_tasks(connection: WriteConnection, ids: Sequence[UUID]) -> dict[UUID, TaskRow]:
-    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in sorted(ids)])
-    columns = ("id", "project_id", "key_id", "model", "label", "state", "fence", "cancel_requested_at")
-    statement = (
-        sa.select(*(tasks.c[name] for name in columns))
-        .where(tasks.c.id.in_(sa.select(given.c.id)))
+    found = (await rows.execute(connection, _locking, IDS, [(i,) for i in sorted(ids)])).all()
+    return {row[0]: _task_row(*row) for row in found}
+
+
+def _task_row(
+    task_id: UUID,
+    project_id: UUID,
+    key_id: str,
+    model: str,
+    label: str | None,
+    state: str,
+    fence: int,
+    cancel_requested_at: datetime | None,
+    charged_to: str | None,
+    reserved_nano: int | None,
+    reserved_tokens: int | None,
+) -> TaskRow:
+    """Of the columns of LOCKED, by position: an attribute of a row takes ten times as long."""
+    return TaskRow(
+        id=task_id,
+        project_id=project_id,
+        key_id=key_id,
+        model=model,
+        label=label,
+        state=TaskState(state),
+        fence=fence,
+        cancel_requested=cancel_requested_at is not None,
+        charged_to=reservations.periods_of(charged_to),
+        reserved_nano=reserved_nano or 0,
+        reserved_tokens=reserved_tokens or 0,
+    )
+
+
+def _locking(dialect: str) -> rows.Statement:
+    return (
+        sa.select(*(tasks.c[name] for name in LOCKED))
+        .where(tasks.c.id.in_(sa.select(IDS.table(dialect).c.id)))
         .order_by(tasks.c.id)
         .with_for_update()
     )
-    found = (await connection.execute(statement)).all()
-    return {
-        row.id: TaskRow(
-            id=row.id,
-            project_id=row.project_id,
-            key_id=row.key_id,
-            model=row.model,
-            label=row.label,
-            state=TaskState(row.state),
-            fence=row.fence,
-            cancel_requested=row.cancel_requested_at is not None,
-        )
-        for row in found
-    }
 
 
 async def _read_attempts(
     connection: WriteConnection, keys: Sequence[tuple[UUID, int]]
 ) -> dict[tuple[UUID, int], AttemptRow]:
-    kinds = {"task_id": attempts.c.task_id.type, "number": attempts.c.number.type}
-    given = rows.table_of(connection, kinds, keys)
-    statement = sa.select(
+    found = await rows.execute(connection, _reading, ATTEMPT_KEYS, keys)
+    return {(task_id, number): _attempt_row(*of) for task_id, number, *of in found.all()}
+
+
+def _attempt_row(
+    upstream: str, outcome: str, started_at: datetime, upstream_id: str | None, unanswered: int, *bill: Any
+) -> AttemptRow:
+    return AttemptRow(
+        upstream=upstream,
+        outcome=AttemptOutcome(outcome),
+        started_at=started_at,
+        upstream_id=upstream_id,
+        unanswered=unanswered,
+        bill=Bill(**dict(zip(BILL, bill, strict=True))),
+    )
+
+
+def _reading(dialect: str) -> rows.Statement:
+    given = ATTEMPT_KEYS.table(dialect)
+    return sa.select(
         attempts.c.task_id, attempts.c.number, attempts.c.upstream, attempts.c.outcome, attempts.c.started_at,
-        attempts.c.upstream_id, *(attempts.c[name] for name in BILL),
+        attempts.c.upstream_id, attempts.c.unanswered, *(attempts.c[name] for name in BILL),
     ).join(given, sa.and_(attempts.c.task_id == given.c.task_id, attempts.c.number == given.c.number))  # fmt: skip
-    return {
-        (row.task_id, row.number): AttemptRow(
-            upstream=row.upstream,
-            outcome=AttemptOutcome(row.outcome),
-            started_at=row.started_at,
-            upstream_id=row.upstream_id,
-            bill=Bill(**{name: getattr(row, name) for name in BILL}),
-        )
-        for row in (await connection.execute(statement)).all()
-    }
 
 
-async def _close_attempts(connection: WriteConnection, closed: Sequence[Settlement], now: datetime) -> None:
+def _close_attempts(closed: Sequence[Settlement], now: datetime) -> Step:
     """Also of one that stays open: its last error is kept, for whoever looks why the task waits."""
-    if not closed:
-        return
-    written = ("outcome", "ended_at", "http_status", "error_code", "error_message", *BILL)
-    kinds: dict[str, Any] = {name: attempts.c[name].type for name in ("task_id", "number", *written)}
     values = [
         (
             s.task_id, s.attempt, s.outcome, None if s.outcome is AttemptOutcome.OPEN else now, s.http_status,
-            s.error_code, s.error_message, *astuple(s.bill),
+            s.error_code, s.error_message, *billed(s.bill), int(s.unanswered), s.credential,
         )
         for s in closed
     ]  # fmt: skip
-    given = rows.table_of(connection, kinds, values)
-    statement = (
+    return Step(_closing, CLOSED, values)
+
+
+def _closing(dialect: str) -> rows.Statement:
+    given = CLOSED.table(dialect)
+    return (
         sa.update(attempts)
         .where(
             attempts.c.task_id == given.c.task_id,
             attempts.c.number == given.c.number,
-            attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.UNCERTAIN)),
+            sa.or_(attempts.c.outcome == AttemptOutcome.OPEN, attempts.c.outcome == AttemptOutcome.UNCERTAIN),
         )
-        .values({name: given.c[name] for name in written})
+        .values(
+            {name: given.c[name] for name in WRITTEN}
+            | {
+                "unanswered": attempts.c.unanswered + given.c.unanswered,
+                "credential": sa.func.coalesce(given.c.credential, attempts.c.credential),
+            }
+        )
     )
-    await connection.execute(statement)
 
 
-async def _move_tasks(connection: WriteConnection, moved: Sequence[Settlement], now: datetime) -> None:
+def _move_tasks(moved: Sequence[Settlement], now: datetime) -> Step:
     """The guarded transition: by state and fence, or a task still queued that a late answer ends."""
-    if not moved:
-        return
-    names = ("state", "attempt", "ended_at", "not_before", "announced_at")
-    kinds: dict[str, Any] = {"id": tasks.c.id.type, "held": tasks.c.state.type, "fence": tasks.c.fence.type}
-    kinds |= {name: tasks.c[name].type for name in names} | {"failed_tries": tasks.c.tries.type}
     values = [
         (
-            s.task_id, s.held, s.fence, s.state,
+            s.task_id, s.fence, s.state,
             s.attempt if s.outcome is AttemptOutcome.OPEN else s.attempt + 1,
-            now if s.state.ended else None, s.not_before or now, (s.not_before or now) if s.hinted else None,
-            int(s.counts_as_try and s.state is TaskState.QUEUED),
+            now if s.state.ended else None, s.not_before, (s.not_before or now) if s.hinted else None,
+            s.held, int(s.counts_as_try and s.state is TaskState.QUEUED),
         )
         for s in moved
     ]  # fmt: skip
-    given = rows.table_of(connection, kinds, values)
+    return Step(_moving, MOVED, values)
+
+
+def _moving(dialect: str) -> rows.Statement:
+    given = MOVED.table(dialect)
     held = sa.and_(tasks.c.state == given.c.held, tasks.c.fence == given.c.fence)
     ended_late = sa.and_(tasks.c.state == TaskState.QUEUED, given.c.state == TaskState.SUCCEEDED)
-    statement = (
+    return (
         sa.update(tasks)
         .where(tasks.c.id == given.c.id, sa.or_(held, ended_late))
         .values(
             state=given.c.state,
             attempt=sa.case((given.c.ended_at.is_(None), given.c.attempt), else_=tasks.c.attempt),
             ended_at=given.c.ended_at,
-            not_before=sa.case((given.c.ended_at.is_(None), given.c.not_before), else_=tasks.c.not_before),
+            # Given back, it keeps its place in its feed.
+            not_before=sa.func.coalesce(given.c.not_before, tasks.c.not_before),
             tries=tasks.c.tries + given.c.failed_tries,
             worker_id=None,
             announced_at=given.c.announced_at,
+            # What is reserved stays so while the task is open: its next purchase takes its place.
+            reserved_nano=sa.case((given.c.ended_at.is_(None), tasks.c.reserved_nano)),
+            reserved_tokens=sa.case((given.c.ended_at.is_(None), tasks.c.reserved_tokens)),
         )
     )
-    await connection.execute(statement)
 
 
-async def _keep_results(connection: WriteConnection, ended: Sequence[Resolution]) -> None:
+def _keep_results(ended: Sequence[Resolution]) -> Step:
     """`attempt` 0: the task ended without one, or between two."""
-    if not ended:
-        return
-    columns = ("task_id", "attempt", "body", "error_code", "error_message")
     values = []
     for resolution in ended:
         s = resolution.settlement
         code = None if s.result is not None else s.error_code or s.state.value
         values.append((s.task_id, s.attempt if resolution.attempt else 0, s.result, code, s.error_message))
-    await connection.execute(rows.insert(connection, task_results, columns, values))
+    return Step(_keeping, RESULTS, values)
 
 
-async def _abandon_newer(connection: WriteConnection, ids: Sequence[UUID], now: datetime) -> None:
-    """A late answer ended these while they were queued: an attempt refused for now will not be repeated."""
-    if not ids:
-        return
-    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in ids])
-    statement = (
-        sa.update(attempts)
-        .where(attempts.c.task_id.in_(sa.select(given.c.id)), attempts.c.outcome == AttemptOutcome.OPEN)
-        .values(outcome=AttemptOutcome.ABANDONED, ended_at=now)
-    )
-    await connection.execute(statement)
+def _keeping(dialect: str) -> rows.Statement:
+    return RESULTS.insert(dialect, task_results)
 
 
-async def _book(connection: WriteConnection, bookings: Sequence[Booking], shard: int) -> None:
-    """Add to the hourly roll-up, rows in the order of their key: settlers never wait for each other in a ring."""
-    sums: defaultdict[tuple[Any, ...], Counts] = defaultdict(lambda: NO_COUNTS)
-    for b in bookings:
-        sums[b.hour, b.project_id, b.key_id, b.model, b.upstream, b.label, shard] += b.counts
-    if not sums:
-        return
-    values = [(*key, *astuple(counts)) for key, counts in sorted(sums.items(), key=lambda item: item[0])]
-    insert = rows.insert(connection, usage_hourly, (*USAGE_KEY, *COUNTS), values)
-    await connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=list(USAGE_KEY),
-            set_={name: usage_hourly.c[name] + insert.excluded[name] for name in COUNTS},
-        )
+async def _abandon_newer(
+    connection: WriteConnection, ended: Sequence[Settlement], locked: dict[UUID, TaskRow], now: datetime
+) -> list[Resolution]:
+    """Late answers end these tasks while they are queued: attempts refused for now will not be repeated."""
+    if not ended:
+        return []
+    answered = {(s.task_id, s.attempt) for s in ended}
+    open_of = await rows.execute(connection, _open_of, IDS, [(s.task_id,) for s in ended])
+    left_open = [key for row in open_of.all() if (key := (row.task_id, row.number)) not in answered]
+    found = await _read_attempts(connection, left_open)
+    late = {s.task_id: s for s in ended}
+    closed = [
+        abandoned(replace(late[key[0]], attempt=key[1], bill=NOTHING_BILLED), locked[key[0]], attempt, now=now)
+        for key, attempt in found.items()
+    ]
+    return await reservations.charge(connection, closed, locked)
+
+
+def _open_of(dialect: str) -> rows.Statement:
+    given = IDS.table(dialect)
+    return sa.select(attempts.c.task_id, attempts.c.number).where(
+        attempts.c.task_id.in_(sa.select(given.c.id)), attempts.c.outcome == AttemptOutcome.OPEN
     )

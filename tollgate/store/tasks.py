@@ -91,6 +91,10 @@ NARROW = (
     "id", "project_id", "key_id", "batch_id", "custom_id", "request_id", "label", "endpoint", "model", "route", "lane",
     "state", "tries", "not_before", "deadline", "cancel_requested_at", "created_at", "started_at", "ended_at",
 )  # fmt: skip
+IDS = rows.Given.of(tasks, "id")
+OWNED = rows.Given.of(tasks, "project_id", "id")
+Owned = tuple[UUID, UUID]
+"""A project, and the id of a task that it asks for."""
 ATTEMPT = tuple(Attempt.__dataclass_fields__)
 
 
@@ -98,11 +102,15 @@ async def by_ids(
     connection: ReadConnection, ids: Sequence[UUID], *, project_id: UUID, with_attempts: bool = True
 ) -> dict[UUID, Task]:
     """The project's tasks among `ids`, with results, and with attempts where wanted."""
-    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in ids])
-    statement = _select(tasks.c.project_id == project_id, tasks.c.id.in_(sa.select(given.c.id)))
-    found = (await connection.execute(statement)).all()
+    found = await owned(connection, [(project_id, i) for i in ids], with_attempts=with_attempts)
+    return {task_id: task for (_, task_id), task in found.items()}
+
+
+async def owned(connection: ReadConnection, asked: Sequence[Owned], *, with_attempts: bool = True) -> dict[Owned, Task]:
+    """The same of several projects: those of `asked` that are the project's they are asked for."""
+    found = (await rows.execute(connection, _owned, OWNED, list(dict.fromkeys(asked)))).all()
     bought = await _attempts(connection, [row.id for row in found]) if with_attempts and found else {}
-    return {row.id: _task(row, bought.get(row.id, ())) for row in found}
+    return {(row.project_id, row.id): _task(row, bought.get(row.id, ())) for row in found}
 
 
 async def page(
@@ -120,9 +128,17 @@ async def page(
 
 async def ended_among(connection: ReadConnection, ids: Sequence[UUID]) -> set[UUID]:
     """Those of `ids` that have ended: what everyone who waits asks, in one query."""
-    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in ids])
-    statement = sa.select(tasks.c.id).where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.ended_at.is_not(None))
-    return set((await connection.execute(statement)).scalars())
+    return set((await rows.execute(connection, _ended_of, IDS, [(i,) for i in ids])).scalars())
+
+
+def _ended_of(dialect: str) -> rows.Statement:
+    given = IDS.table(dialect)
+    return sa.select(tasks.c.id).where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.ended_at.is_not(None))
+
+
+def _owned(dialect: str) -> rows.Statement:
+    given = OWNED.table(dialect)
+    return _select().join(given, sa.and_(tasks.c.id == given.c.id, tasks.c.project_id == given.c.project_id))
 
 
 def _select(*conditions: Any) -> sa.Select[Any]:
@@ -155,18 +171,20 @@ def _conditions(where: Filter) -> list[Any]:
 
 
 async def _attempts(connection: ReadConnection, ids: Sequence[UUID]) -> dict[UUID, tuple[Attempt, ...]]:
-    given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in ids])
-    statement = (
+    found: dict[UUID, tuple[Attempt, ...]] = {}
+    for task_id, *values in (await rows.execute(connection, _attempts_of, IDS, [(i,) for i in ids])).all():
+        told = dict(zip(ATTEMPT, values, strict=True))
+        attempt = Attempt(**{**told, "outcome": AttemptOutcome(told["outcome"])})
+        found[task_id] = (*found.get(task_id, ()), attempt)
+    return found
+
+
+def _attempts_of(dialect: str) -> rows.Statement:
+    return (
         sa.select(attempts.c.task_id, *(attempts.c[name] for name in ATTEMPT))
-        .where(attempts.c.task_id.in_(sa.select(given.c.id)))
+        .where(attempts.c.task_id.in_(sa.select(IDS.table(dialect).c.id)))
         .order_by(attempts.c.task_id, attempts.c.number)
     )
-    found: dict[UUID, tuple[Attempt, ...]] = {}
-    for row in (await connection.execute(statement)).all():
-        values = {name: getattr(row, name) for name in ATTEMPT}
-        attempt = Attempt(**{**values, "outcome": AttemptOutcome(row.outcome)})
-        found[row.task_id] = (*found.get(row.task_id, ()), attempt)
-    return found
 
 
 def _task(row: Any, bought: tuple[Attempt, ...]) -> Task:

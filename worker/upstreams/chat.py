@@ -5,6 +5,7 @@ ZhipuAI: docs.bigmodel.cn, "chat completions". OpenAI-compatible: vLLM, SGLang, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ import orjson
 from tollgate.domain.errors import UpstreamError
 from tollgate.domain.routing import UpstreamSpec
 from tollgate.domain.usage import TokenUsage, parse_usage
-from worker.upstreams.upstream import Answer, Call
+from worker.upstreams.streamed import DONE, StreamedAnswer
+from worker.upstreams.upstream import Answer, Call, Writer
 from worker.upstreams.wire import Wire
 
 PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
@@ -28,22 +30,58 @@ class ChatUpstream:
         self._wire = Wire(spec, base_url=base_url)
 
     async def call(self, call: Call) -> Answer:
+        path = PATHS[call.endpoint]
+        if call.writer is not None and call.endpoint == "chat":
+            return await self._stream(path, call, call.writer)
+        status, parsed, text = await self._post(path, call)
+        return parse_answer(call.endpoint, status, parsed, text)
+
+    async def _post(self, path: str, call: Call) -> tuple[int, Mapping[str, Any], str]:
+        return await self._wire.post(
+            path, self._body(call), headers=self._headers(call), timeout_s=call.timeout_s, on_sent=call.on_sent
+        )
+
+    async def _stream(self, path: str, call: Call, writer: Writer) -> Answer:
+        """The same answer as in one piece, put together from its chunks."""
+        streamed = StreamedAnswer(writer)
+        body = self._body(call, stream=True)
+        chunks = self._wire.stream(
+            path, body, headers=self._headers(call), timeout_s=call.timeout_s, on_sent=call.on_sent
+        )
+        try:
+            async with contextlib.aclosing(chunks):
+                async for data in chunks:
+                    if data.strip() == DONE:
+                        streamed.done = True
+                        break
+                    streamed.take(data)
+        except UpstreamError:
+            if not streamed.whole:  # what breaks after the answer's end takes nothing from it
+                raise
+        return streamed.answer()
+
+    def _body(self, call: Call, *, stream: bool = False) -> bytes:
         body: dict[str, Any] = {**orjson.loads(call.body), "model": call.model}
-        headers = {"X-Request-Id": call.request_id}
         if self._spec.kind == "zhipu":
             body["request_id"] = call.request_id
-        if secret := self._secrets.get(call.credential):
-            headers["Authorization"] = f"Bearer {secret}"
-        status, parsed, text = await self._wire.post(
-            PATHS[call.endpoint], orjson.dumps(body), headers=headers, timeout_s=call.timeout_s, on_sent=call.on_sent
-        )
-        return _answer(call.endpoint, status, parsed, text)
+        if stream:
+            body["stream"] = True
+            if self._spec.kind != "zhipu":  # whose last chunk always tells the usage
+                body["stream_options"] = {"include_usage": True}
+        return orjson.dumps(body)
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        return {"X-Request-Id": call.request_id, **self._authorization(call.credential)}
+
+    def _authorization(self, credential: str) -> dict[str, str]:
+        secret = self._secrets.get(credential)
+        return {"Authorization": f"Bearer {secret}"} if secret else {}
 
     async def close(self) -> None:
         await self._wire.close()
 
 
-def _answer(endpoint: str, status: int, parsed: Mapping[str, Any], text: str) -> Answer:
+def parse_answer(endpoint: str, status: int, parsed: Mapping[str, Any], text: str) -> Answer:
     """Raises UpstreamError (garbage) for a 200 that holds no answer."""
     usage = parse_usage(parsed.get("usage"))
     finish_reason: object = None

@@ -9,6 +9,7 @@ from tollgate.domain.errors import SettingsError
 from tollgate.domain.routing import Catalog, UpstreamSpec
 from worker.upstreams.chat import ChatUpstream
 from worker.upstreams.upstream import Upstream
+from worker.upstreams.zhipu import ZhipuUpstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ def connect(catalog: Catalog, *, environment: Mapping[str, str]) -> dict[str, Co
         secrets = secrets_of(spec, environment)
         if spec.kind == "local" or (spec.credentials and not secrets):
             continue
-        upstream = ChatUpstream(spec, base_url=base_url_of(spec, environment), secrets=secrets)
+        speaks = ZhipuUpstream if spec.kind == "zhipu" else ChatUpstream
+        upstream = speaks(spec, base_url=base_url_of(spec, environment), secrets=secrets)
         connected[spec.name] = Connected(spec=spec, upstream=upstream, credentials=tuple(secrets) or ("",))
     if not connected:
         if all(spec.kind == "local" for spec in catalog.upstreams.values()):

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from tollgate.domain.record import Record
 from tollgate.domain.usage import TokenUsage
+
+
+class Writer(Protocol):
+    """Takes what a model writes."""
+
+    @property
+    def record(self) -> Record:
+        """All of it so far."""
+
+    def add(self, delta: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +35,8 @@ class Call:
     on_sent: Callable[[], None]
     """Called just before the first byte leaves: from then on the call may be billed. May raise UpstreamError, and
     then nothing is sent."""
+    writer: Writer | None = None
+    """The answer is asked for as a stream, and its message written here, delta by delta."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,16 @@ aiohttp, because a call costs it 0.1 ms of CPU with a thousand in flight, where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
 
+from tollgate.domain import sse
 from tollgate.domain.errors import UpstreamError
 from tollgate.domain.routing import UpstreamSpec
 
@@ -35,21 +39,80 @@ class Wire:
         self, path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, on_sent: Callable[[], None]
     ) -> tuple[int, Mapping[str, Any], str]:
         """POST and read whole. Returns status, the parsed object and its text. Raises UpstreamError."""
+        answer = await self._ask("POST", path, body, headers=headers, timeout_s=timeout_s, on_sent=on_sent)
+        if isinstance(answer[1].get("error"), dict):  # inside a 200
+            raise refusal_of(answer[1], answer[0], default="an error without a message")
+        return answer
+
+    async def stream(
+        self, path: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, on_sent: Callable[[], None]
+    ) -> AsyncGenerator[str]:
+        """POST, and the data of each server-sent event as it comes; the text of an answer that is not a stream.
+
+        `total_timeout_s` is for answers that come in one piece: one that is written may take as long as it goes on.
+        Raises UpstreamError."""
+        async with self._asked("POST", path, body, headers, timeout_s, on_sent) as response:
+            if response.status >= 300 or response.content_type != "text/event-stream":
+                parsed, text = _parsed(response, await _read_whole(response))
+                if isinstance(parsed.get("error"), dict):
+                    raise refusal_of(parsed, response.status, default="an error without a message")
+                yield text
+                return
+            parser = sse.Parser()
+            async for part in response.content.iter_any():
+                try:
+                    for data in parser.feed(part):
+                        yield data
+                except sse.TooLongError as error:
+                    raise UpstreamError(str(error), http_status=response.status, kind="garbage") from error
+
+    async def get(
+        self, path: str, *, headers: Mapping[str, str], timeout_s: float
+    ) -> tuple[int, Mapping[str, Any], str]:
+        """GET and read whole, as `post`; but an `error` inside a 200 is the caller's to read."""
+        return await self._ask("GET", path, None, headers=headers, timeout_s=timeout_s, on_sent=_nothing)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        *,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        on_sent: Callable[[], None],
+    ) -> tuple[int, Mapping[str, Any], str]:
+        whole_s = min(self._spec.total_timeout_s, timeout_s)
+        async with self._asked(method, path, body, headers, whole_s, on_sent) as response:
+            raw = await _read_whole(response)
+        return response.status, *_parsed(response, raw)
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        on_sent: Callable[[], None],
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """What comes back, to be read inside. Raises UpstreamError, also for what goes wrong inside."""
         limits = aiohttp.ClientTimeout(
-            total=min(self._spec.total_timeout_s, timeout_s),
+            total=timeout_s,
             sock_connect=self._spec.connect_timeout_s,
             sock_read=self._spec.first_byte_timeout_s,
         )
         try:
-            async with self._open().post(
-                f"{self._base_url}{path}",
-                data=body,
-                headers={"Content-Type": "application/json", **headers},
+            async with self._open().request(
+                method,
+                URL(f"{self._base_url}{path}", encoded=True),
+                data=None if body is None else _Told(body, on_sent=on_sent),
+                headers=headers if body is None else {"Content-Type": "application/json", **headers},
                 timeout=limits,
                 allow_redirects=False,
-                trace_request_ctx=on_sent,
             ) as response:
-                raw = await _read_whole(response)
+                yield response
         except aiohttp.ConnectionTimeoutError as error:
             raise UpstreamError("no connection in time", kind="connect") from error
         except aiohttp.ClientConnectorError as error:
@@ -57,8 +120,9 @@ class Wire:
         except TimeoutError as error:
             raise UpstreamError("no answer in time", kind="timeout") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error.__cause__, UpstreamError):  # from `on_sent`
+                raise error.__cause__ from None
             raise UpstreamError(f"the connection broke: {type(error).__name__}", kind="cut") from error
-        return response.status, *_parsed(response, raw)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -67,13 +131,31 @@ class Wire:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-            self._session = aiohttp.ClientSession(
-                connector=connector, trace_configs=[_sent_trace()], auto_decompress=True
-            )
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
 
 
+def _nothing() -> None:
+    """A poll is billed by nobody."""
+
+
+class _Told(aiohttp.BytesPayload):
+    """A body that tells the moment from which its call may be billed: its first byte goes out on a made connection.
+
+    (aiohttp's tracing tells it too, and costs each call a tenth more.)"""
+
+    def __init__(self, body: bytes, *, on_sent: Callable[[], None]) -> None:
+        super().__init__(body, content_type="application/json")
+        self._on_sent = on_sent
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._on_sent()
+        await super().write_with_length(writer, content_length)
+
+
 async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
+    if 0 <= (response.content_length or -1) <= MAX_ANSWER_BYTES and "Content-Encoding" not in response.headers:
+        return await response.read()
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
@@ -81,17 +163,6 @@ async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
         if size > MAX_ANSWER_BYTES:
             raise UpstreamError("the answer is too long", http_status=response.status, kind="garbage")
     return b"".join(parts)
-
-
-def _sent_trace() -> aiohttp.TraceConfig:
-    """Tells the moment from which a call may be billed: its headers go out on a made connection."""
-
-    async def sent(_session: Any, context: Any, _params: Any) -> None:
-        context.trace_request_ctx()
-
-    config = aiohttp.TraceConfig()
-    config.on_request_headers_sent.append(sent)
-    return config
 
 
 def _parsed(response: aiohttp.ClientResponse, raw: bytes) -> tuple[Mapping[str, Any], str]:
@@ -105,21 +176,27 @@ def _parsed(response: aiohttp.ClientResponse, raw: bytes) -> tuple[Mapping[str, 
         raise _refusal(response, parsed)
     if not isinstance(parsed, dict):
         raise UpstreamError("the answer is not a JSON object", http_status=response.status, kind="garbage")
-    if isinstance(parsed.get("error"), dict):
-        raise _refusal(response, parsed)
     return parsed, text
 
 
 def _refusal(response: aiohttp.ClientResponse, parsed: Any) -> UpstreamError:
-    told = parsed.get("error") if isinstance(parsed, dict) else None
-    told = told if isinstance(told, dict) else {}
+    retry_after_s = _retry_after(response.headers.get("Retry-After"))
+    told = parsed if isinstance(parsed, dict) else {}
+    return refusal_of(told, response.status, default=f"HTTP {response.status}", retry_after_s=retry_after_s)
+
+
+def refusal_of(
+    parsed: Mapping[str, Any], status: int, *, default: str, retry_after_s: float | None = None
+) -> UpstreamError:
+    """The error in an answer's `error` object; `default` is its message where it has none."""
+    error = parsed.get("error")
+    told = error if isinstance(error, dict) else {}
     code = told.get("code") or told.get("type")
-    message = _plain(str(told.get("message") or f"HTTP {response.status}"))
     return UpstreamError(
-        message,
+        _plain(str(told.get("message") or default)),
         code=_plain(str(code)) if isinstance(code, str | int) else None,
-        http_status=response.status,
-        retry_after_s=_retry_after(response.headers.get("Retry-After")),
+        http_status=status,
+        retry_after_s=retry_after_s,
     )
 
 

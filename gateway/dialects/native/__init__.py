@@ -1,16 +1,12 @@
-"""The native API: tasks, usage, models, prices, keys and projects. Bodies as README and /docs show them."""
+"""The native API: tasks, usage, budgets, models, prices, keys and projects. Bodies as README and /docs show them."""
 
 from __future__ import annotations
 
-import fastapi
-
-from gateway.dialects.native import accounts, keys, models, parse, tasks
+from gateway.dialects.native import accounts, budgets, events, keys, models, parse, tasks
 from gateway.dialects.native.errors import answer
 
-router = fastapi.APIRouter()
-for part in (tasks, accounts, models, keys):
-    router.include_router(part.router)
+ROUTERS = tuple(part.router for part in (tasks, events, accounts, budgets, models, keys))
 
-BODIES = (parse.TaskBody, keys.KeyBody, keys.ProjectBody)
+BODIES = (parse.TaskBody, keys.KeyBody, keys.ProjectBody, budgets.BudgetBody)
 
-__all__ = ["BODIES", "answer", "router"]
+__all__ = ["BODIES", "ROUTERS", "answer"]

@@ -20,6 +20,7 @@ ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.UnknownModelError, 400, "unknown_model"),
     (errors.PayloadTooLargeError, 413, "too_large"),
     (errors.AuthenticationError, 401, "unauthorized"),
+    (errors.BudgetExceededError, 402, "budget_exceeded"),
     (errors.PermissionDeniedError, 403, "forbidden"),
     (errors.NotFoundError, 404, "not_found"),
     (errors.RequestIdConflictError, 409, "conflict"),
@@ -35,6 +36,10 @@ class Problem(pydantic.BaseModel):
     reason: str | None = pydantic.Field(None, description="of a refused key: missing, malformed, unknown, ...")
     known: list[str] | None = pydantic.Field(None, description="of an unknown model: the names there are")
     task_id: str | None = pydantic.Field(None, description="of a conflict: the task that has this request_id")
+    budget_id: str | None = pydantic.Field(None, description="of an exceeded budget")
+    left: dict[str, str | int] | None = pydantic.Field(
+        None, description='what that budget has left: "cost" a decimal string, "tokens" a count; only what it limits'
+    )
 
 
 class Error(pydantic.BaseModel):
@@ -74,6 +79,8 @@ def _details(error: Exception, at: str) -> dict[str, Any]:
             return {"field": f"{at}model", "known": list(error.known)}
         case errors.AuthenticationError():
             return {"reason": error.reason}
+        case errors.BudgetExceededError():
+            return {"budget_id": error.budget_id, "left": dict(error.left)}
         case errors.RequestIdConflictError():
             return {"task_id": error.task_id}
         case _:

@@ -23,7 +23,7 @@ async def list_models(services: ServicesDep, key: KeyDep) -> fastapi.Response:
     """The models this key may use, each with where it runs and its price now (per million tokens)."""
     prices = await _prices(services)
     models = services.catalog.models.values()
-    allowed = [m for m in models if key.models is None or key.models & {m.name, *m.aliases}]
+    allowed = [m for m in models if key.may_use(m.name, *m.aliases)]
     return json_response({"object": "list", "data": [_model(services, prices, model) for model in allowed]})
 
 

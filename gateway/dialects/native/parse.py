@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 import pydantic
 
-from gateway import chat_body, times, validation
+from gateway import chat_body, times, turns, validation
 from gateway.bodies import require_object
 from gateway.chat_body import ChatBody
 from tollgate.domain.errors import InvalidRequestError, PayloadTooLargeError
@@ -46,14 +46,19 @@ class TaskBody(ChatBody):
     on_uncertain: Annotated[OnUncertain, pydantic.Field(strict=False)] | None = pydantic.Field(
         None, description="'retry' or 'fail': what follows a call that may have been billed without an answer"
     )
+    mode: Literal["direct", "async"] | None = pydantic.Field(
+        None, description="'direct' or 'async': one call, or the upstream's submit and poll; default: as the model says"
+    )
 
 
 OWN = frozenset(TaskBody.model_fields) - frozenset(ChatBody.model_fields) | {"request_id", "stream"}
 """The gateway's own fields: never sent upstream."""
 
 
-def tasks(body: Any, *, max_tasks: int) -> tuple[list[TaskRequest], bool]:
-    """The requests, and whether the body was a list. Raises InvalidRequestError, PayloadTooLargeError."""
+async def tasks(body: Any, *, max_tasks: int) -> tuple[list[TaskRequest], bool]:
+    """The requests, and whether the body was a list. Raises InvalidRequestError, PayloadTooLargeError.
+
+    A long list is checked in turns with the loop's other work."""
     if isinstance(body, dict) and "tasks" not in body:
         return [_task(body, at="")], False
     listed = _list(body)
@@ -66,7 +71,11 @@ def tasks(body: Any, *, max_tasks: int) -> tuple[list[TaskRequest], bool]:
         )
     if len(listed) > max_tasks:
         raise PayloadTooLargeError(f"{len(listed):,} tasks in one call; at most {max_tasks:,}: send several lists")
-    return [_task(require_object(one, field=f"tasks.{i}"), at=f"tasks.{i}.") for i, one in enumerate(listed)], True
+    return [_listed(one, i) async for i, one in turns.of(listed)], True
+
+
+def _listed(given: Any, index: int) -> TaskRequest:
+    return _task(require_object(given, field=f"tasks.{index}"), at=f"tasks.{index}.")
 
 
 def _list(body: Any) -> Any:
@@ -81,10 +90,6 @@ def _list(body: Any) -> Any:
 
 
 def _task(given: dict[str, Any], *, at: str) -> TaskRequest:
-    if given.get("stream"):
-        raise InvalidRequestError(
-            f"{at}stream: a task is not streamed", field=f"{at}stream", allowed="false, or leave it out"
-        )
     body = _with_messages(given, at=at)
     checked = validation.check(body, TaskBody, at=at)
     if checked.metadata and len(orjson.dumps(checked.metadata)) > MAX_METADATA_BYTES:
@@ -102,6 +107,8 @@ def _task(given: dict[str, Any], *, at: str) -> TaskRequest:
         run_after=checked.run_after,
         expires_at=checked.expires_at,
         on_uncertain=checked.on_uncertain,
+        mode=checked.mode,
+        stream=bool(checked.stream),
     )
 
 

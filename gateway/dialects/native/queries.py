@@ -1,4 +1,4 @@
-"""The query parameters of GET /tasks, /usage and /keys. A name that is none of them is refused, not ignored."""
+"""The query parameters of GET /tasks, /usage, /budgets, /keys. A name that is none of them is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -82,6 +82,12 @@ class KeysQuery(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     project: Word | None = pydantic.Field(None, description="only this project's")
+
+
+class BudgetsQuery(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    project: Word | None = pydantic.Field(None, description="admins: another project's name, or * for all")
 
 
 class UsageQuery(pydantic.BaseModel):

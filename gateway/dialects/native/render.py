@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 import orjson
 
+from tollgate.domain.budgets import Period, remaining
 from tollgate.domain.lanes import priority_of
 from tollgate.domain.money import format_nano
-from tollgate.domain.settling import Counts
 from tollgate.domain.states import AttemptOutcome
 from tollgate.domain.tasks import Accepted, TaskRequest
+from tollgate.store.budgets import Balance
 from tollgate.store.tasks import Attempt, Task
 
 
@@ -122,21 +124,51 @@ def _attempt(one: Attempt) -> dict[str, Any]:
     }
 
 
-def counts(one: Counts) -> dict[str, Any]:
-    """A group of /usage."""
+def counts(sums: Sequence[int]) -> dict[str, Any]:
+    """A group of /usage; `sums` in the order of the store's USAGE_COUNTS."""
+    (
+        succeeded, failed, attempts, attempts_failed, uncertain, unpriced, estimated, prompt, cached, completion,
+        cost_nano, possible_cost_nano,
+    ) = sums  # fmt: skip
     return {
-        "tasks": one.tasks_succeeded + one.tasks_failed,
-        "tasks_succeeded": one.tasks_succeeded,
-        "tasks_failed": one.tasks_failed,
-        "attempts": one.attempts,
-        "attempts_failed": one.attempts_failed,
-        "attempts_uncertain": one.attempts_uncertain,
-        "attempts_unpriced": one.attempts_unpriced,
-        "attempts_estimated": one.attempts_estimated,
-        "prompt_tokens": one.prompt_tokens,
-        "cached_tokens": one.cached_tokens,
-        "completion_tokens": one.completion_tokens,
-        "total_tokens": one.prompt_tokens + one.completion_tokens,
-        "cost": format_nano(one.cost_nano),
-        "possible_cost": format_nano(one.possible_cost_nano),
+        "tasks": succeeded + failed,
+        "tasks_succeeded": succeeded,
+        "tasks_failed": failed,
+        "attempts": attempts,
+        "attempts_failed": attempts_failed,
+        "attempts_uncertain": uncertain,
+        "attempts_unpriced": unpriced,
+        "attempts_estimated": estimated,
+        "prompt_tokens": prompt,
+        "cached_tokens": cached,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "cost": format_nano(cost_nano),
+        "possible_cost": format_nano(possible_cost_nano),
+    }
+
+
+def budget(one: Balance, *, currency: str, today: date) -> dict[str, Any]:
+    """A budget and what stands in the period that holds `today`; one in total never resets."""
+    limits, stands = one.budget, one.stands
+    resets_on = limits.period.resets_on(today)
+    return {
+        "id": str(limits.id),
+        "object": "budget",
+        "project": one.project,
+        "key": limits.key_id,
+        "period": limits.period,
+        "limit_cost": money(limits.limit_nano),
+        "limit_tokens": limits.limit_tokens,
+        "spent_cost": format_nano(stands.spent_nano),
+        "spent_tokens": stands.spent_tokens,
+        "reserved_cost": format_nano(stands.reserved_nano),
+        "reserved_tokens": stands.reserved_tokens,
+        "uncertain_cost": format_nano(stands.uncertain_nano),
+        "uncertain_tokens": stands.uncertain_tokens,
+        "left": remaining(limits, stands),
+        "currency": currency,
+        "created_at": time(one.created_at),
+        "starts_on": None if limits.period is Period.TOTAL else limits.period.starts_on(today).isoformat(),
+        "resets_at": None if resets_on is None else f"{resets_on.isoformat()}T00:00:00Z",
     }

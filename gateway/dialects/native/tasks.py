@@ -10,7 +10,7 @@ from gateway.bodies import read_json
 from gateway.dialects.native import parse, render
 from gateway.dialects.native.errors import RESPONSES, answer
 from gateway.dialects.native.queries import TasksQuery
-from gateway.dialects.route import KeyDep, Wait, json_response, require_id, route_class
+from gateway.dialects.route import OF_TASK, KeyDep, caller, json_response, require_id, route_class, task_asked
 from gateway.openapi import body_of
 from gateway.querying import cancel_task, read_task, read_tasks
 from gateway.services import Services, ServicesDep
@@ -22,10 +22,11 @@ router = fastapi.APIRouter(prefix="/tasks", tags=["tasks"], route_class=route_cl
 
 
 @router.post("", status_code=202, openapi_extra=body_of(parse.TaskBody, or_list=True))
-async def submit(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
+async def submit(request: fastapi.Request) -> fastapi.Response:
     """Submit one task, or a list, all or nothing. Answers ids, after they are committed."""
+    services, key = await caller(request)
     body = await read_json(request, max_bytes=services.settings.max_body_bytes)
-    requests, listed = parse.tasks(body, max_tasks=services.settings.max_tasks_per_submit)
+    requests, listed = await parse.tasks(body, max_tasks=services.settings.max_tasks_per_submit)
     if listed:
         accepted = await services.intake.submit_all(requests, key=key)
     else:
@@ -51,10 +52,12 @@ async def query(services: ServicesDep, key: KeyDep, asked: Annotated[TasksQuery,
     return json_response({"object": "list", "data": data, "has_more": len(found) > asked.limit, "last_id": last_id})
 
 
-@router.get("/{task_id}")
-async def get(task_id: str, services: ServicesDep, key: KeyDep, wait: Wait = 0) -> fastapi.Response:
+@router.get("/{task_id}", openapi_extra=OF_TASK)
+async def get(request: fastapi.Request) -> fastapi.Response:
     """One task: its state, result, attempts and cost."""
-    one = await read_task(services, key, require_id(task_id), wait_s=wait)
+    services, key = await caller(request)
+    task_id, wait_s = task_asked(request)
+    one = await read_task(services, key, task_id, wait_s=wait_s)
     return json_response(render.task(one, currency=services.settings.currency))
 
 

@@ -1,9 +1,10 @@
-"""ZhipuAI's v4 wire, as its SDKs (zhipuai 2.x, zai-sdk) send and parse it. Streaming comes later."""
+"""ZhipuAI's v4 wire, as its SDKs (zhipuai 2.x, zai-sdk) send and parse it."""
 
 from gateway.chat_body import ChatBody
 from gateway.dialects.zhipu_v4.errors import answer
 from gateway.dialects.zhipu_v4.routes import PREFIX, router
+from gateway.embeddings_body import EmbeddingsBody
 
-BODIES = (ChatBody,)
+BODIES = (ChatBody, EmbeddingsBody)
 
 __all__ = ["BODIES", "PREFIX", "answer", "router"]

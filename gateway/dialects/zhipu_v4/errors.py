@@ -30,6 +30,7 @@ ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.PayloadTooLargeError, 413, "1210"),
     (errors.PermissionDeniedError, 403, "1220"),
     (errors.NotFoundError, 404, "1200"),
+    (errors.BudgetExceededError, 429, "1113"),
     (errors.RequestIdConflictError, 400, "1231"),
     (errors.StoreUnavailableError, 503, "1120"),
 )
@@ -45,6 +46,7 @@ ENDS = {
     "plan_limit": (429, "1308"),
     "plan": (429, "1309"),
     "no_balance": (429, "1113"),
+    "budget_exceeded": (429, "1113"),
     "cancelled": (400, "1200"),
     "expired": (503, "1230"),
 }
@@ -78,9 +80,15 @@ def answer(error: Exception) -> fastapi.Response:
         return error_response(error.status_code, "1222" if error.status_code == 404 else "1200", str(error.detail))
     for known, status, code in ANSWERS:
         if isinstance(error, known):
-            headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-            return error_response(status, code, str(error), headers=headers)
+            return error_response(status, code, str(error), headers=_headers(error))
     return error_response(500, "500", "an error inside Tollgate; its log says more")
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    """A budget is not there again in a second, which is what the SDKs take a 429 to mean."""
+    if isinstance(error, errors.BudgetExceededError):
+        return FINAL
+    return {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, errors.StoreUnavailableError) else {}
 
 
 def failed_task(code: str | None, message: str | None, *, task_id: str) -> fastapi.Response:

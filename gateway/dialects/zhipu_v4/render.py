@@ -29,6 +29,7 @@ def async_result(one: Task) -> dict[str, Any]:
 def completion(one: Task) -> dict[str, Any]:
     """The upstream's answer under our ids and the client's model name."""
     body: dict[str, Any] = orjson.loads(one.result or "{}")
+    body.pop("task_status", None)  # of an upstream that was submitted to and polled
     body |= {"id": str(one.id), "request_id": one.request_id or str(one.id), "model": one.model}
     body.setdefault("created", int(one.created_at.timestamp()))
     if not _complete(body.get("usage")):
@@ -37,6 +38,18 @@ def completion(one: Task) -> dict[str, Any]:
         reason = choice.get("finish_reason")
         choice["finish_reason"] = reason if reason and isinstance(reason, str) else "stop"
     return body
+
+
+def embeddings(one: Task) -> dict[str, Any]:
+    """The vectors under the client's model name. The SDKs want all three usage numbers."""
+    body: dict[str, Any] = orjson.loads(one.result or "{}")
+    usage = body.get("usage")
+    told = {**usage} if isinstance(usage, dict) else {}
+    if not isinstance(told.get("prompt_tokens"), int):
+        told = _counted(one)
+    told.setdefault("completion_tokens", 0)
+    told.setdefault("total_tokens", told["prompt_tokens"])
+    return {**body, "object": "list", "model": one.model, "usage": told}
 
 
 def _complete(usage: Any) -> bool:

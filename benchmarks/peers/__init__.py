@@ -1,0 +1,1 @@
+"""What Tollgate is compared with, as its own documentation says to run it."""

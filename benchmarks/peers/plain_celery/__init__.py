@@ -1,0 +1,1 @@
+"""FastAPI, Celery and ZhipuAI's SDK, put together as their tutorials do. Knows nothing of Tollgate."""

@@ -1,0 +1,20 @@
+"""Long work on the event loop, in turns with whatever else waits there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
+
+AT_ONCE = 250
+"""Of a list: some 10 ms of work. Ten thousand at once would hold up everyone's calls for half a second."""
+
+Item = TypeVar("Item")
+
+
+async def of(items: Iterable[Item]) -> AsyncIterator[tuple[int, Item]]:
+    """As `enumerate`, with a pause for the others after each AT_ONCE."""
+    for index, item in enumerate(items):
+        if index and index % AT_ONCE == 0:
+            await asyncio.sleep(0)
+        yield index, item

@@ -1,0 +1,233 @@
+"""What tasks hold in budgets: reserved when they are accepted, charged when they are settled, in the same transactions.
+
+A task names the budgets that there were when it came, and only those are charged, in the periods of that day:
+a budget made, changed or removed meanwhile never has to guess. Periods are locked after the tasks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from tollgate.domain.budgets import NOTHING, Amounts, Budget, charged, fits, refusal, remaining, told, unpriced
+from tollgate.domain.errors import BudgetExceededError
+from tollgate.domain.prices import PriceTable, worst_case_nano
+from tollgate.domain.settling import Resolution, Settlement, TaskRow
+from tollgate.domain.states import AttemptOutcome, TaskState
+from tollgate.domain.tasks import NewTask
+from tollgate.store import periods, rows
+from tollgate.store.database import ReadConnection, WriteConnection
+from tollgate.store.periods import PeriodKey, Standing
+from tollgate.store.schema import budgets, tasks
+
+OUT_OF_BUDGET = "budget_exceeded"
+"""Error code of a task that no budget lets buy once more."""
+RESERVED = rows.Given.of(tasks, "id", "reserved_nano", "reserved_tokens", "charged_to", name="reserved")
+PROJECTS = rows.Given.of(budgets, "project_id")
+Held = tuple[Amounts, tuple[PeriodKey, ...]]
+"""What a task reserves, and where."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """Which submissions fit, decided under the lock of their budgets' rows."""
+
+    refused: dict[int, BudgetExceededError] = field(default_factory=dict)
+    """By the submission's position."""
+    held: dict[UUID, Held] = field(default_factory=dict)
+    """By task, of those that fit."""
+
+
+def periods_of(text: str | None) -> tuple[PeriodKey, ...]:
+    """Of `tasks.charged_to`."""
+    if not text:
+        return ()
+    parts = (part.partition("@") for part in text.split(","))
+    return tuple((UUID(budget_id), date.fromisoformat(day)) for budget_id, _, day in parts)
+
+
+def _text_of(keys: Iterable[PeriodKey]) -> str:
+    return ",".join(f"{budget_id.hex}@{day.isoformat()}" for budget_id, day in keys)
+
+
+async def plan(
+    connection: WriteConnection, submissions: Mapping[int, Sequence[NewTask]], *, prices: PriceTable
+) -> Plan:
+    """Decide for the new tasks of each submission, in order, whether they fit; nothing is reserved yet."""
+    made = Plan()
+    known = await _budgets_of(connection, {task.project_id for new in submissions.values() for task in new})
+    wanted = {}
+    for position, new in submissions.items():
+        try:
+            wanted[position] = _wanted(new, known, prices)
+        except BudgetExceededError as error:
+            made.refused[position] = error
+    keys = {key for held in wanted.values() for _, where in held.values() for key in where}
+    if keys:
+        await periods.open_missing(connection, keys)
+        _allot(made, wanted, await periods.lock(connection, keys))
+    return made
+
+
+def _allot(made: Plan, wanted: Mapping[int, dict[UUID, Held]], stands: dict[PeriodKey, Standing]) -> None:
+    """First come, first served. A budget that was removed meanwhile refuses nobody."""
+    for position, held in wanted.items():
+        asked = {key: amounts for key, amounts in _sums(held.values()).items() if key in stands}
+        full = next((key for key in sorted(asked) if not fits(*stands[key], asked=asked[key])), None)
+        if full is not None:
+            made.refused[position] = refusal(*stands[full], asked=asked[full])
+            continue
+        made.held |= held
+        for key, amounts in asked.items():
+            budget, before = stands[key]
+            stands[key] = (budget, before + amounts)
+
+
+async def keep(connection: WriteConnection, made: Plan, task_ids: Collection[UUID]) -> None:
+    """Reserve what `plan` decided for those of `task_ids` that any budget counts."""
+    held = {task_id: made.held[task_id] for task_id in sorted(task_ids) if task_id in made.held}
+    if not held:
+        return
+    values = [
+        (task_id, amounts.reserved_nano, amounts.reserved_tokens, _text_of(where))
+        for task_id, (amounts, where) in held.items()
+    ]
+    reserving = rows.Step(_reserving, RESERVED, values)
+    await rows.execute_together(connection, periods.adding(_sums(held.values())), reserving)
+
+
+def _reserving(dialect: str) -> rows.Statement:
+    given = RESERVED.table(dialect)
+    names = ("reserved_nano", "reserved_tokens", "charged_to")
+    return sa.update(tasks).where(tasks.c.id == given.c.id).values({name: given.c[name] for name in names})
+
+
+async def charge(
+    connection: WriteConnection,
+    resolutions: Sequence[Resolution],
+    locked: Mapping[UUID, TaskRow],
+    *,
+    decide: Callable[[Settlement], Resolution] | None = None,
+) -> list[Resolution]:
+    """Turn reservations into costs. A task whose next purchase no longer fits fails instead: `decide` says how."""
+    # Also of those that will change nothing: a later round of this transaction, of the same tasks, then finds all its
+    # periods locked, and takes none out of order.
+    keys = {key for r in resolutions for key in _keys(r, locked)}
+    if not keys:
+        return list(resolutions)
+    stands = await periods.lock(connection, keys)
+    changes: defaultdict[PeriodKey, Amounts] = defaultdict(lambda: NOTHING)
+    amended = []
+    for resolution in resolutions:
+        kept = resolution
+        if decide and _buys_again(resolution) and (full := _full(resolution, locked, stands, changes)):
+            kept = decide(_out_of_budget(resolution.settlement, *stands[full]))
+        for key in _keys(kept, locked):
+            changes[key] += _change(kept, locked)
+        amended.append(kept)
+    known = {key: amounts for key, amounts in changes.items() if key in stands}
+    await rows.execute_together(connection, periods.adding(known))
+    return amended
+
+
+def _keys(resolution: Resolution, locked: Mapping[UUID, TaskRow]) -> tuple[PeriodKey, ...]:
+    task = locked.get(resolution.settlement.task_id)
+    return task.charged_to if task is not None else ()
+
+
+def _change(resolution: Resolution, locked: Mapping[UUID, TaskRow]) -> Amounts:
+    """The attempt's reservation becomes its cost; the task's goes when it ends."""
+    settlement, task, change = resolution.settlement, locked[resolution.settlement.task_id], NOTHING
+    if resolution.attempt and resolution.before is not None:
+        before = resolution.before
+        change += charged(settlement.outcome, settlement.bill) - charged(before.outcome, before.bill)
+    if resolution.task and settlement.state.ended:
+        change -= _reserved(task)
+    return change
+
+
+def _buys_again(resolution: Resolution) -> bool:
+    settlement = resolution.settlement
+    return resolution.task and settlement.state is TaskState.QUEUED and settlement.outcome is not AttemptOutcome.OPEN
+
+
+def _full(
+    resolution: Resolution,
+    locked: Mapping[UUID, TaskRow],
+    stands: Mapping[PeriodKey, Standing],
+    changes: Mapping[PeriodKey, Amounts],
+) -> PeriodKey | None:
+    """The first period with no room for another purchase beside what the last one cost, or may have."""
+    reserved = _reserved(locked[resolution.settlement.task_id])
+    for key in _keys(resolution, locked):
+        if key in stands:
+            budget, amounts = stands[key]
+            others = amounts + changes.get(key, NOTHING) + _change(resolution, locked) - reserved
+            if not fits(budget, others, asked=reserved):
+                return key
+    return None
+
+
+def _reserved(task: TaskRow) -> Amounts:
+    return Amounts(reserved_nano=task.reserved_nano, reserved_tokens=task.reserved_tokens)
+
+
+def _out_of_budget(settlement: Settlement, budget: Budget, stands: Amounts) -> Settlement:
+    left = " and ".join(f"{kind} {amount}" for kind, amount in remaining(budget, stands).items())
+    why = f"not tried again: {told(budget)} has no room to buy it once more (left: {left})"
+    message = f"{settlement.error_message} ({why})" if settlement.error_message else why
+    return replace(
+        settlement, state=TaskState.FAILED, not_before=None, hinted=False,
+        error_code=settlement.error_code or OUT_OF_BUDGET, error_message=message,
+    )  # fmt: skip
+
+
+def _wanted(new: Sequence[NewTask], known: Sequence[Budget], prices: PriceTable) -> dict[UUID, Held]:
+    """By task, of those that any budget counts. Raises BudgetExceededError."""
+    held: dict[UUID, Held] = {}
+    for task in new:
+        covering = [b for b in known if b.project_id == task.project_id and b.covers(task.key_id)]
+        if covering:
+            day = task.created_at.astimezone(UTC).date()
+            where = tuple(sorted((budget.id, budget.period.starts_on(day)) for budget in covering))
+            in_money = any(budget.limit_nano is not None for budget in covering)
+            held[task.id] = (_most(task, prices, in_money=in_money), where)
+    return held
+
+
+def _most(task: NewTask, prices: PriceTable, *, in_money: bool) -> Amounts:
+    """The most one purchase of it can come to. Raises BudgetExceededError: without a price nobody could say."""
+    completion = task.assumed_max_tokens if task.max_tokens is None else task.max_tokens
+    upstream, _, model = task.route.partition("/")
+    price = prices.find(upstream, model, at=task.created_at)
+    if price is None and in_money:
+        raise unpriced(task.model)
+    nano = price and worst_case_nano(price, prompt_tokens=task.prompt_tokens_estimate, completion_tokens=completion)
+    return Amounts(reserved_nano=nano or 0, reserved_tokens=task.prompt_tokens_estimate + completion)
+
+
+def _sums(held: Iterable[Held]) -> dict[PeriodKey, Amounts]:
+    sums: defaultdict[PeriodKey, Amounts] = defaultdict(lambda: NOTHING)
+    for amounts, where in held:
+        for key in where:
+            sums[key] += amounts
+    return dict(sums)
+
+
+async def _budgets_of(connection: ReadConnection, project_ids: Collection[UUID]) -> list[Budget]:
+    if not project_ids:
+        return []
+    found = await rows.execute(connection, _of_projects, PROJECTS, [(i,) for i in sorted(project_ids)])
+    return [periods.budget_of(row) for row in found.all()]
+
+
+def _of_projects(dialect: str) -> rows.Statement:
+    given = PROJECTS.table(dialect)
+    return sa.select(*(budgets.c[name] for name in periods.DEFINITION)).where(
+        budgets.c.project_id.in_(sa.select(given.c.project_id))
+    )
