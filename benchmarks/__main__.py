@@ -2,8 +2,8 @@
 
     python -m benchmarks [NAME ...] [--runs 3] [--seconds 5] [--markdown]
 
-NAME is S1 to S10, T1 and T2 (streams), L (learned concurrency) or P (polling); without any, all. Needs wrk, PostgreSQL
-and Redis: databases of the benchmarks' own are made on TOLLGATE_TEST_DATABASE_URL and TOLLGATE_TEST_REDIS_URL, by
+NAME is S1 to S10, T1 and T2 (streams), W (waiting), L (learned concurrency) or P (polling); without any, all. Needs
+wrk, PostgreSQL and Redis: databases of its own are made on TOLLGATE_TEST_DATABASE_URL and TOLLGATE_TEST_REDIS_URL, by
 default the local default ports, and dropped.
 Each benchmark warms up, runs several times beside its peer, and stops what it started. Exits 1 where a target is
 missed. Machines differ and are noisy: the ratios are what is promised.
@@ -33,6 +33,7 @@ from benchmarks import (
     streams,
     submits,
     sync_calls,
+    waits,
 )
 from benchmarks.report import Figure
 
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "S10": embedded.end_to_end,
     "T1": streams.latency,
     "T2": streams.many,
+    "W": waits.many,
     "L": learned_limit.limits,
     "P": polling.rounds,
 }

@@ -20,6 +20,7 @@ import orjson
 
 from gateway.querying import read_task
 from gateway.services import Services
+from gateway.waiting import heard
 from gateway.watching import Watch
 from tollgate.domain.record import START, Delta, Offset, Record
 from tollgate.domain.states import AttemptOutcome, TaskState
@@ -118,13 +119,16 @@ async def follow(
 @contextlib.asynccontextmanager
 async def _end_of(services: Services, task_id: UUID, watch: Watch, *, new: bool) -> AsyncIterator[asyncio.Task[None]]:
     """Done at the task's end, or when the gateway stops; `watch` hears of it."""
-    waiting = asyncio.create_task(services.waiters.wait([task_id], timeout_s=None, new=new))
-    waiting.add_done_callback(lambda _: watch.wake())
-    try:
-        yield waiting
-    finally:
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+    waiters = services.waiters
+    with waiters.listening([task_id]) as ended:
+        end = heard(ended, timeout_s=None) if new else waiters.wait([task_id], timeout_s=None)
+        waiting = asyncio.create_task(end)
+        waiting.add_done_callback(lambda _: watch.wake())
+        try:
+            yield waiting
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
 
 def _rest(task: Task, place: Place) -> list[Event]:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from gateway.authentication import require_admin
 from gateway.services import Services
+from gateway.waiting import heard
 from tollgate.broker.bus import CANCEL, ENDED
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.states import TaskState
@@ -31,16 +32,20 @@ async def project_asked(services: Services, key: Key, name: str | None) -> UUID 
 
 async def read_task(services: Services, key: Key, task_id: UUID, *, wait_s: float = 0) -> Task:
     """The project's task; while it is open and `wait_s` is not over, wait. Raises NotFoundError."""
-    found = await _read_one(services, key, task_id)
-    if wait_s and not found.state.ended:
-        await services.waiters.wait([task_id], timeout_s=wait_s)
+    if not wait_s:
+        return await _read_one(services, key, task_id)
+    with services.waiters.listening([task_id]) as ended:
         found = await _read_one(services, key, task_id)
-    return found
+        if found.state.ended:
+            return found
+        await heard(ended, timeout_s=wait_s)
+    return await _read_one(services, key, task_id)
 
 
 async def read_new_task(services: Services, key: Key, task_id: UUID, *, wait_s: float) -> Task:
     """The same of a task that was committed just now: waited for before it is read."""
-    await services.waiters.wait([task_id], timeout_s=wait_s, new=True)
+    with services.waiters.listening([task_id]) as ended:
+        await heard(ended, timeout_s=wait_s)
     return await _read_one(services, key, task_id)
 
 

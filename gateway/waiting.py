@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from uuid import UUID
 
 from tollgate.broker.bus import ENDED, Bus
@@ -52,26 +52,31 @@ class Waiters:
         self.released = True
         self._ended(list(self._waiting))
 
-    async def wait(self, ids: Collection[UUID], *, timeout_s: float | None, new: bool = False) -> None:
-        """Return when any of `ids` ends, has ended, or after `timeout_s` (None: never). The caller reads what there is.
-
-        `new`: they were committed just now. That one of them has ended is not looked for at once."""
-        if self.released:
-            return
+    @contextlib.contextmanager
+    def listening(self, ids: Collection[UUID]) -> Iterator[asyncio.Event]:
+        """Set when any of `ids` ends from now on, or the gateway stops. Read inside, and then `heard`: an end that came
+        before the read is in what was read."""
         ended = asyncio.Event()
+        if self.released:
+            ended.set()
         for task_id in ids:
             self._waiting.setdefault(task_id, set()).add(ended)
         try:
-            # Not under the timeout: to cut a statement short costs its connection.
-            if not new:
-                async with self._database.read() as connection:
-                    if await tasks.ended_among(connection, list(ids)):
-                        return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), timeout_s)
+            yield ended
         finally:
             for task_id in ids:
                 self._forget(task_id, ended)
+
+    async def wait(self, ids: Collection[UUID], *, timeout_s: float | None) -> None:
+        """Return when any of `ids` ends, has ended, or after `timeout_s` (None: never). The caller reads what there is.
+
+        Raises StoreUnavailableError."""
+        with self.listening(ids) as ended:
+            # Not under the timeout: to cut a statement short costs its connection.
+            async with self._database.read() as connection:
+                if await tasks.ended_among(connection, list(ids)):
+                    return
+            await heard(ended, timeout_s=timeout_s)
 
     def _forget(self, task_id: UUID, ended: asyncio.Event) -> None:
         waiting = self._waiting.get(task_id)
@@ -97,3 +102,9 @@ class Waiters:
                 log.warning("waiters cannot look", extra={"error": str(error)})
             except Exception:  # the loop must outlive whatever it was: everyone who waits depends on it
                 log.exception("waiters could not look")
+
+
+async def heard(ended: asyncio.Event, *, timeout_s: float | None) -> None:
+    """Return when it is set, or after `timeout_s` (None: never)."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(ended.wait(), timeout_s)

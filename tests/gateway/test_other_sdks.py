@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import absent
+from tests import sdks
 from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import LIMIT_S, V4
 from tests.gateway.test_sdk import Served, serve
@@ -21,8 +17,6 @@ from tests.gateway.test_streams import AWKWARD, asking
 from tollgate.simulator import SimulatorSettings
 
 V3 = "/api/paas/v3/model-api"
-SCRIPTS = Path(__file__).parent.parent / "sdks"
-ENVIRONMENTS = Path(os.environ.get("TOLLGATE_TEST_SDKS", str(Path(sys.prefix) / "sdks")))
 LINES = AWKWARD.replace("\u2028", "").replace("\u2029", "").replace("\u0085", "")
 
 
@@ -34,17 +28,7 @@ async def served(gate_with: OpenGate) -> AsyncIterator[Served]:
 
 
 async def drive(name: str, **asked: Any) -> Any:
-    """What the script of that SDK prints."""
-    python = ENVIRONMENTS / name / "bin" / "python"
-    if not python.exists():
-        absent(f"the environment of {name}", FileNotFoundError(f"{python}: run `make test`, which makes it"))
-    # Not by `-m`, nor from here: this project's own packages stay out of its sight.
-    command = [str(python), "-I", str(SCRIPTS / f"{name.replace('-', '_')}.py")]
-    done = await asyncio.to_thread(
-        subprocess.run, command, input=json.dumps(asked), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return await asyncio.to_thread(sdks.drive, name, **asked)
 
 
 class TestZhipuai1:
