@@ -118,3 +118,11 @@ def test_only_tool_calls_leave_the_content_null() -> None:
         "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
     }
     assert Record().message() == {"role": "assistant", "content": ""}
+
+
+def test_reasoning_by_its_other_name_and_by_both_is_told_once() -> None:
+    record = Record()
+    for delta in ({"reasoning": "so "}, {"reasoning": "it ", "reasoning_content": "it "}, {"content": "is"}):
+        record.add(delta)
+    assert record.message() == {"role": "assistant", "content": "is", "reasoning_content": "so it "}
+    assert Record.of_message({"reasoning": "so it ", "content": "is"}) == record

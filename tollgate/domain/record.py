@@ -16,6 +16,8 @@ from typing import Any
 
 TEXTS = ("reasoning_content", "content")
 """In the order in which models write them, and tool calls after them."""
+OTHER_NAMES = {"reasoning_content": "reasoning"}
+"""vLLM's (github.com/vllm-project/vllm/pull/33402 took the first away) and OpenRouter's. Of both, one is read."""
 _OFFSET = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,130}")
 Delta = dict[str, Any]
 
@@ -63,7 +65,7 @@ class Record:
     @classmethod
     def of_message(cls, message: Mapping[str, Any]) -> Record:
         """Of a finished answer's message."""
-        record = cls([_text(message.get(name)) for name in TEXTS])
+        record = cls([_part(message, name) for name in TEXTS])
         listed = message.get("tool_calls")
         for call in listed if isinstance(listed, list) else ():
             record._add_call(call if isinstance(call, Mapping) else {}, position=len(record.calls))
@@ -78,7 +80,7 @@ class Record:
     def add(self, delta: Mapping[str, Any]) -> None:
         """What an upstream wrote next. Parts of other types than theirs are passed over."""
         for i, name in enumerate(TEXTS):
-            self.texts[i] += _text(delta.get(name))
+            self.texts[i] += _part(delta, name)
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, Mapping):
@@ -163,6 +165,10 @@ class Record:
         if isinstance(index, int) and not isinstance(index, bool):
             return self._positions.setdefault(index, len(self.calls))
         return len(self.calls) if given.get("id") or not self.calls else len(self.calls) - 1
+
+
+def _part(given: Mapping[str, Any], name: str) -> str:
+    return _text(given.get(name)) or _text(given.get(OTHER_NAMES.get(name, "")))
 
 
 def _text(given: object) -> str:
