@@ -76,6 +76,7 @@ class Watches:
         self._bus = bus
         self._copies: dict[UUID, Copy] = {}
         self._working: set[asyncio.Task[None]] = set()
+        bus.on_resume(self._ask_for_all)
 
     def __len__(self) -> int:
         """Tasks that somebody reads."""
@@ -114,6 +115,11 @@ class Watches:
         if now_s >= copy.asked_at_s + ASK_EVERY_S:
             copy.asked_at_s = now_s
             self._beside(self._bus.publish(RETELL, [task_id]))
+
+    def _ask_for_all(self) -> None:
+        """Their last words may have been told while nobody here heard, and it may be long until the next."""
+        if self._copies:
+            self._beside(self._bus.publish(RETELL, list(self._copies)))
 
     def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

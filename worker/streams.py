@@ -48,6 +48,7 @@ class Streams:
         """From where on the readers of a task do not know it."""
         self._telling: asyncio.Task[None] | None = None
         bus.subscribe(RETELL, self._retell)
+        bus.on_resume(lambda: self._retell(list(self._open)))
 
     @contextlib.contextmanager
     def writing(self, task_id: UUID, attempt: int) -> Iterator[Written]:

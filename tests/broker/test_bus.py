@@ -125,6 +125,38 @@ async def test_a_dropped_connection_is_made_anew(breakable: RedisBus, private_re
     await publish_until_heard(breakable, inbox)
 
 
+async def test_whoever_must_know_is_told_that_it_listens_anew_and_all_that_comes_then_is_heard(
+    breakable: RedisBus, private_redis: PrivateRedis
+) -> None:
+    inbox, resumed = Inbox(), asyncio.Event()
+    breakable.subscribe(ENDED, inbox)
+    breakable.on_resume(resumed.set)
+    await breakable.start()
+    for _ in range(3):
+        async with asyncio.timeout(LIMIT_S):
+            await resumed.wait()
+        resumed.clear()
+        sent = new_id()
+        await breakable.publish(ENDED, [sent])
+        await inbox.wait_for(sent)
+        client = redis.asyncio.Redis.from_url(private_redis.url)
+        await client.client_kill_filter(_type="pubsub")
+        await client.aclose()
+
+
+@pytest.mark.parametrize("after_s", [0, 0.001, 0.002, 0.004, 0.008])
+async def test_it_closes_also_while_it_makes_its_connection_anew(
+    breakable: RedisBus, private_redis: PrivateRedis, after_s: float
+) -> None:
+    breakable.subscribe(ENDED, Inbox())
+    await breakable.start()
+    client = redis.asyncio.Redis.from_url(private_redis.url)
+    await client.client_kill_filter(_type="pubsub")
+    await client.aclose()
+    await asyncio.sleep(after_s)  # whichever step it is in
+    await asyncio.wait_for(breakable.close(), LIMIT_S)
+
+
 async def test_a_server_that_went_and_came_back_is_found_again(
     breakable: RedisBus, private_redis: PrivateRedis
 ) -> None:

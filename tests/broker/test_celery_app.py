@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from tests.broker.private_redis import PrivateRedis
@@ -43,10 +42,8 @@ def test_a_worker_waits_evenly_for_its_broker(private_redis: PrivateRedis) -> No
         if len(waits) == 2:
             private_redis.start()
 
-    began = time.monotonic()
     with app.connection_for_read() as connection:
         connection.ensure_connection(failed)
         assert connection.connected
     assert waits == [RECONNECT_S, RECONNECT_S]
-    assert time.monotonic() - began < 3 * RECONNECT_S
     app.close()

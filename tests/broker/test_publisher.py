@@ -103,7 +103,7 @@ def test_announcing_never_blocks_while_the_broker_is_away(
     began = time.monotonic()
     for _ in range(1_000):
         publisher.announce(LANE, {ROUTE: [new_id()]})
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 30, "a timeout each would be a quarter of an hour"
 
 
 @pytest.mark.parametrize(("broken", "mended"), [("freeze", "thaw"), ("stop", "start")])
@@ -137,7 +137,7 @@ def test_it_closes_soon_while_the_broker_hangs(private_redis: PrivateRedis, open
     publisher.announce(LANE, {ROUTE: [new_id()]})
     began = time.monotonic()
     publisher.close()
-    assert time.monotonic() - began < publisher_module.CLOSE_S + 1
+    assert time.monotonic() - began < publisher_module.CLOSE_S + 10
 
 
 def test_what_waits_is_bounded(private_redis: PrivateRedis, open_publisher: Open) -> None:

@@ -45,7 +45,7 @@ def test_a_worker_that_is_asked_to_stop_ends_what_it_sent_and_leaves_the_rest(
     stopped_s = time.monotonic() - began
     assert stopped_s < STOPS_WITHIN_S
     started = [row["started_at"] for row in attempts_by(deployment, leaving)]
-    assert (max(started) - asked_at).total_seconds() < 1, "it claims nothing more"
+    assert (max(started) - asked_at).total_seconds() < 5, "it claims nothing more"
     settle(deployment, stopped_after_s=round(stopped_s, 1), by_the_leaving_worker=len(started))
     assert deployment.states(ids) == {"succeeded"}
     assert not deployment.books().with_outcome("uncertain"), "short calls were let end"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.gate import Caller, Gate, open_gate
-from tests.gateway.upstream import Upstream, serve_upstream
+from tests.gateway.upstream import Upstream, listening
 from tollgate.simulator import SimulatorSettings
 
 OpenGate = Callable[..., contextlib.AbstractAsyncContextManager[Gate]]
@@ -55,5 +55,6 @@ async def working(gate_with: OpenGate) -> AsyncIterator[Gate]:
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
     """An upstream that keeps what it is sent, for a gate opened with `upstream=upstream.base_url`."""
-    async for served in serve_upstream():
-        yield served
+    upstream = Upstream()
+    async with listening(upstream.receive) as upstream.base_url:
+        yield upstream

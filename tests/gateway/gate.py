@@ -144,9 +144,9 @@ class Caller:
         return str((await self.submit(one(**fields)))["id"])
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], *, limit_s: float = LIMIT_S) -> None:
     """For what gives no signal when it comes to be so."""
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.002)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
-import time
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.broker.private_redis import PrivateRedis
 from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import LIMIT_S, V4, until
 from tests.gateway.test_sdk import MESSAGES, Served, serve
+from tests.gateway.upstream import Dictated, listening
 from tollgate.broker import bus as bus_module
 from tollgate.broker.bus import RedisBus
 from tollgate.simulator import SimulatorSettings
@@ -264,13 +266,16 @@ class TestEvents:
         assert len(served.gate.services.watches) == 0
 
     async def test_a_slow_reader_gets_all_and_holds_nobody_up(self, served: Served) -> None:
-        """It reads 1 KB at a time, with pauses, from a small buffer of its own."""
+        """It reads 1 KB at a time from a small buffer, and after the first pauses until the others are done."""
         caller = await served.gate.caller()
         made = await caller.submit(task("[[tokens:400]]", stream=True))
-        slow = asyncio.create_task(asyncio.to_thread(read_slowly, served, made["id"]))
-        async with httpx2.AsyncClient(base_url=served.url, headers=bearer(served)) as http:
-            events, _ = await events_of(http, made["id"])
-        assert not slow.done()
+        go_on = threading.Event()
+        slow = asyncio.create_task(asyncio.to_thread(read_slowly, served, made["id"], go_on))
+        try:
+            async with httpx2.AsyncClient(base_url=served.url, headers=bearer(served)) as http:
+                events, _ = await events_of(http, made["id"])
+        finally:
+            go_on.set()
         received = await slow
         assert told(received) == told(events)
 
@@ -319,20 +324,32 @@ class TestOverRedis:
         assert len(chunks) > 6
 
     async def test_a_server_that_restarts_in_mid_stream_costs_no_word(
-        self, served: Served, private_redis: PrivateRedis
+        self, gate_with: OpenGate, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async with httpx2.AsyncClient(base_url=served.url, headers=bearer(served), timeout=60) as http:
-            made = (await http.post("/tasks", json=task("[[tokens:1000]]", stream=True))).json()
-            events: list[tuple[str, Any]] = []
+        """The model goes on only when what it wrote was read: nothing here depends on how fast anything is."""
+        monkeypatch.setattr(bus_module, "RECONNECT_S", 0.05)
+        dictated = Dictated()
+        events: list[tuple[str, Any]] = []
+        async with contextlib.AsyncExitStack() as stack:
+            base_url = await stack.enter_async_context(listening(dictated.receive))
+            stack.callback(dictated.end)
+            bus = RedisBus(private_redis.url)
+            stack.push_async_callback(bus.close)
+            gate = await stack.enter_async_context(gate_with(upstream=base_url, bus=bus))
+            served = await stack.enter_async_context(serve(gate))
+            http = httpx2.AsyncClient(base_url=served.url, headers=bearer(served), timeout=60)
+            await stack.enter_async_context(http)
+            made = (await http.post("/tasks", json=task(stream=True))).json()
             reading = asyncio.create_task(events_of(http, made["id"], into=events))
-            await until(lambda: bool(events))
-            await asyncio.to_thread(private_redis.stop)
-            await asyncio.to_thread(private_redis.start)
-            restarted = len(events)
-            await until(lambda: len(events) > restarted + 2 or reading.done())
-            assert not reading.done(), "after the restart, too, it comes in pieces, before its end"
+            for text in ("one ", "two ", "three "):
+                dictated.say(text)
+                await until(functools.partial(heard, events, text), limit_s=60)
+                assert not reading.done(), "it comes in pieces, after the restart too"
+                await asyncio.to_thread(private_redis.stop)
+                await asyncio.to_thread(private_redis.start)
+            dictated.end()
             await asyncio.wait_for(reading, 60)
-        assert told(events) == events[-1][1]["result"]["choices"][0]["message"]["content"]
+        assert told(events) == "one two three " == events[-1][1]["result"]["choices"][0]["message"]["content"]
 
 
 class TestLeaving:
@@ -400,7 +417,7 @@ async def events_of(
     return events, place
 
 
-def read_slowly(served: Served, task_id: str) -> list[tuple[str, Any]]:
+def read_slowly(served: Served, task_id: str, go_on: threading.Event) -> list[tuple[str, Any]]:
     host, port = served.url.removeprefix("http://").split(":")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -410,10 +427,14 @@ def read_slowly(served: Served, task_id: str) -> list[tuple[str, Any]]:
         raw = b""
         while part := connection.recv(1024):
             raw += part
-            time.sleep(0.05)
+            go_on.wait()
     frames = raw.partition(b"\r\n\r\n")[2].decode().split("\n\n")
     named = (dict(line.split(": ", 1) for line in one.splitlines() if ": " in line) for one in frames)
     return [(one["event"], orjson.loads(one["data"])) for one in named if "data" in one]
+
+
+def heard(events: list[tuple[str, Any]], text: str) -> bool:
+    return told(events).endswith(text)
 
 
 def told(events: list[tuple[str, Any]]) -> str:

@@ -35,7 +35,7 @@ async def test_two_thousand_calls_of_a_second_end_within_a_few(start: Start) -> 
     client = await start(latency_s=1.0)
     before = time.monotonic()
     replies = await asyncio.gather(*(client.chat(f"call {number}") for number in range(CALLS)))
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 60, "one after the other they would take half an hour"
     assert {reply.status for reply in replies} == {200}
     assert len({reply.body["id"] for reply in replies}) == CALLS
     assert client.simulator.bill.charges == CALLS

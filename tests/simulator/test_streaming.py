@@ -36,8 +36,8 @@ async def test_tokens_come_at_their_speed(start: Start) -> None:
     await client.chat("[[tokens:40]]", stream=True)
     streamed_s = time.monotonic() - before
     await client.chat("[[tokens:40]]")
-    assert 0.35 < streamed_s < 1.5
-    assert 0.35 < time.monotonic() - before - streamed_s < 1.5
+    assert streamed_s > 0.35
+    assert time.monotonic() - before - streamed_s > 0.35
 
 
 @pytest.mark.parametrize("fault", ["stream_cut", "cut"])

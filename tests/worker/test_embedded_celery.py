@@ -71,11 +71,15 @@ def test_messages_of_every_lane_arrive(app: celery.Celery, publisher: Publisher,
 
 
 def test_it_stops_well_within_a_second(app: celery.Celery) -> None:
-    worker = EmbeddedCelery(app)
-    worker.start()
-    began = time.monotonic()
-    worker.stop()
-    assert time.monotonic() - began < 0.9
+    """The quickest of a few: Celery's own way takes a second each time, a busy machine only now and then."""
+    took_s = []
+    for _ in range(4):
+        worker = EmbeddedCelery(app)
+        worker.start()
+        began = time.monotonic()
+        worker.stop()
+        took_s.append(time.monotonic() - began)
+    assert min(took_s) < 0.9
 
 
 def test_it_touches_neither_signals_nor_celerys_global_state(app: celery.Celery) -> None:

@@ -3,7 +3,7 @@
 Channels of ids: "ended" (tasks that ended, to whoever waits), "cancel" (whose running is to stop, to workers) and
 "retell" (whose streams are to be told whole, to workers). Each streamed task has a channel of its own, for what its
 model writes. A lost notice costs seconds: waiters re-read the store, heartbeats bring cancels, and a reader of a stream
-that misses something asks for the whole.
+that misses something asks for the whole, as does everyone whose connection was made anew.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ Listener = Callable[[bytes], None]
 
 RECONNECT_S = 2.0
 TIMEOUT_S = 1.0
+CANCEL_EVERY_S = 0.1
 SILENCE_S = 5.0
 """A listener that heard nothing for so long asks, and for twice as long hangs up: a connection that was cut
 without a word would be listened to for ever."""
@@ -43,6 +44,9 @@ class Bus(Protocol):
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         """To ids. Before `start`."""
+
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        """Called whenever it listens anew: what was sent meanwhile is lost. Before `start`."""
 
     async def start(self) -> None: ...
 
@@ -73,6 +77,9 @@ class MemoryBus:
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         self._handlers[channel].append(handler)
+
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        pass
 
     async def start(self) -> None:
         pass
@@ -112,6 +119,7 @@ class RedisBus:
         self._prefix = f"tollgate:{self._sender.connection_pool.connection_kwargs.get('db') or 0}:"
         self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
         self._listeners: dict[str, Listener] = {}
+        self._on_resume: list[Callable[[], None]] = []
         self._pubsub: PubSub | None = None
         self._listening: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
@@ -119,6 +127,9 @@ class RedisBus:
 
     def subscribe(self, channel: str, handler: Handler) -> None:
         self._handlers[self._prefix + channel].append(handler)
+
+    def on_resume(self, handler: Callable[[], None]) -> None:
+        self._on_resume.append(handler)
 
     async def start(self) -> None:
         """Returns when subscribed, or after RECONNECT_S without: the bus may come later."""
@@ -167,10 +178,10 @@ class RedisBus:
             raise ConnectionError(str(error)) from error
 
     async def close(self) -> None:
-        if self._listening is not None:
+        # Redis's client swallows a cancel that comes while it makes its connection anew.
+        while self._listening is not None and not self._listening.done():
             self._listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listening
+            await asyncio.wait([self._listening], timeout=CANCEL_EVERY_S)
         await self._listener.aclose()
         await self._sender.aclose()
 
@@ -202,8 +213,7 @@ class RedisBus:
 
     def _received(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
-            self._failing = False
-            self._subscribed.set()
+            self._confirmed(message["channel"].decode())
         elif message["type"] == "message":
             channel = message["channel"].decode()
             if channel not in self._handlers:
@@ -217,6 +227,15 @@ class RedisBus:
                 return
             for handler in handlers:
                 handler(ids)
+
+    def _confirmed(self, channel: str) -> None:
+        """All channels are subscribed to in one command, so with the first all are. Redis's client may have made the
+        connection anew by itself."""
+        if channel == next(iter(self._handlers)):
+            self._failing = False
+            self._subscribed.set()
+            for handler in self._on_resume:
+                handler()
 
     def _tell(self, channel: str, payload: bytes) -> None:
         """One listener that breaks must not deafen all the others, and every handler with them."""
