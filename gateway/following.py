@@ -71,7 +71,7 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Nothing happened for QUIET_S."""
+    """Nothing happened for so long that the reader is to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,16 @@ Event = Wrote | Restarted | Quiet | Ended
 
 
 async def follow(
-    services: Services, key: Key, task_id: UUID, *, place: Place = BEGINNING, new: bool = False
+    services: Services,
+    key: Key,
+    task_id: UUID,
+    *,
+    place: Place = BEGINNING,
+    new: bool = False,
+    quiet_s: float = QUIET_S,
 ) -> AsyncGenerator[Event]:
-    """Events from `place` to the end, which is last. `new`: the task was committed just now.
+    """Events from `place` to the end, which is last. `new`: the task was committed just now. `quiet_s`: of silence
+    before the first word, after which that is told.
 
     Raises NotFoundError, StoreUnavailableError."""
     if not new:
@@ -109,7 +116,7 @@ async def follow(
             if current and (delta := watch.record.since(place.offset)):
                 place = Place(watch.attempt, watch.record.offset)
                 yield Wrote(place, delta)
-            elif not await watch.news(QUIET_S):
+            elif not await watch.news(QUIET_S if watch.attempt else quiet_s):
                 yield Quiet()
         end.result()
     for event in _rest(await read_task(services, key, task_id), place):

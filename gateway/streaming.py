@@ -6,6 +6,7 @@ what their users catch. After it, nothing is repeated silently: an error frame e
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Protocol
@@ -14,7 +15,7 @@ import fastapi
 from starlette.requests import ClientDisconnect
 
 from gateway.event_stream import COMMENT, EventStream
-from gateway.following import Ended, Event, Quiet, Restarted, Wrote, follow
+from gateway.following import QUIET_S, Ended, Event, Quiet, Restarted, Wrote, follow
 from gateway.leaving import unless_left
 from gateway.querying import cancel_task, give_up_if_paused, read_task
 from gateway.services import Services
@@ -22,6 +23,9 @@ from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Accepted, Key
 from tollgate.store.tasks import Task
+
+LOOK_EVERY_S = 1.0
+"""At most so often is looked why nothing comes."""
 
 
 class Frames(Protocol):
@@ -51,9 +55,11 @@ async def stream(
         if request.headers.get("x-on-disconnect") == "cancel" and not accepted.duplicate:
             await cancel_task(services, key, accepted.id)
 
-    events = follow(services, key, accepted.id, new=not accepted.duplicate)
+    patience_s = max(LOOK_EVERY_S, min(services.settings.sync_retry_s, services.settings.sync_timeout_s))
+    events = follow(services, key, accepted.id, new=not accepted.duplicate, quiet_s=patience_s)
     try:
-        first = await unless_left(request, anext(events))
+        headers_after_s = max(patience_s, QUIET_S)
+        first = await unless_left(request, _first(services, key, accepted, events, headers_after_s=headers_after_s))
     except BaseException as error:
         await events.aclose()
         if isinstance(error, ClientDisconnect):
@@ -63,6 +69,21 @@ async def stream(
         return frames.refused(first.task)
     written = _written(services, key, accepted, first, events, frames, left)
     return EventStream(written, left=left, headers={"x-task-id": str(accepted.id)})
+
+
+async def _first(
+    services: Services, key: Key, accepted: Accepted, events: AsyncGenerator[Event], *, headers_after_s: float
+) -> Event:
+    """What comes first; the headers wait for it so long. A task that waits for a paused upstream is given up as soon
+    as that of a call without a stream would be."""
+    headers_at_s = time.monotonic() + headers_after_s
+    while True:
+        event = await anext(events)
+        if not isinstance(event, Quiet):
+            return event
+        ended = await _look_after(services, key, accepted)
+        if not ended and time.monotonic() >= headers_at_s:
+            return event
 
 
 async def _written(
@@ -97,11 +118,14 @@ async def _written(
         yield frames.failed(None, f"the database does not answer; task {accepted.id} goes on")
 
 
-async def _look_after(services: Services, key: Key, accepted: Accepted) -> None:
-    """A task that nothing is heard of may wait for an upstream that is paused."""
-    if not accepted.duplicate:
-        with suppress(StoreUnavailableError):
-            await give_up_if_paused(services, key, await read_task(services, key, accepted.id))
+async def _look_after(services: Services, key: Key, accepted: Accepted) -> bool:
+    """A task that nothing is heard of may wait for an upstream that is paused. Whether it has ended."""
+    if accepted.duplicate:
+        return False
+    with suppress(StoreUnavailableError):
+        task = await give_up_if_paused(services, key, await read_task(services, key, accepted.id))
+        return task.state.ended
+    return False
 
 
 def _last(task: Task, frames: Frames) -> bytes:
