@@ -8,6 +8,7 @@ Inside a window its feeds (batches, projects) take turns.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import announce, leases
 from tollgate.store.announce import Overdue, Queue
 from tollgate.store.database import Database
+from worker.rerouting import MOVED_AT_ONCE, Mover, stuck_routes
 from worker.slots import RATE_WINDOW_S
 from worker.sweeping import Sweep
 
@@ -35,9 +37,10 @@ UNKNOWN_ROUTE_WINDOW = 128
 class Announcer:
     """Any number may run: an advisory lock lets one announce at a time, and the first settlement of a task wins."""
 
-    def __init__(self, database: Database, publisher: Publisher) -> None:
+    def __init__(self, database: Database, publisher: Publisher, *, mover: Mover | None = None) -> None:
         self._database = database
         self._publisher = publisher
+        self._mover = mover
         self._sweep = Sweep(database)
         self._turn: dict[Queue, UUID | None] = {}
         """The feed of each queue that had its turn last."""
@@ -46,22 +49,33 @@ class Announcer:
         """One round. Returns how many tasks were announced. Commits before it publishes."""
         now = datetime.now(UTC)
         told: dict[Queue, list[UUID]] = {}
+        leaving: list[UUID] = []
         async with announce.turn(self._database) as connection:
             if connection is None:
                 return 0
             workers = await leases.alive(connection)
             served = {lane for worker in workers for lane in worker.lanes}
-            windows = _windows(workers)
+            windows, stuck = _windows(workers), stuck_routes(workers)
             for queue in await announce.queues(connection):
                 if queue.lane not in served:
                     continue  # its messages would only pile up in the broker
-                window = windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
+                targets = self._mover.targets(queue.route, stuck=stuck) if self._mover else ()
+                window = _window(windows, targets) if targets else windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
                 after = self._turn.get(queue)
                 taken = await announce.take_due(connection, queue, limit=window, now=now, after=after)
-                told[queue], self._turn[queue] = list(taken.ids), taken.last
+                self._turn[queue] = taken.last
+                if targets:
+                    leaving += taken.ids
+                else:
+                    told[queue] = list(taken.ids)
+        self._publish(told)
+        moved = await self._mover.move(leaving, stuck=stuck) if self._mover and leaving else {}
+        self._publish(moved)
+        return sum(map(len, (*told.values(), *moved.values())))
+
+    def _publish(self, told: Mapping[Queue, Sequence[UUID]]) -> None:
         for lane, hints in announce.by_lane(told).items():
             self._publisher.announce(lane, hints)
-        return sum(map(len, told.values()))
 
     async def expire(self) -> list[UUID]:
         """End queued tasks whose deadline has passed. Returns them."""
@@ -82,6 +96,12 @@ def _windows(workers: list[leases.WorkerRow]) -> dict[str, int]:
             free[route] = free.get(route, 0) + load.free
     lately = ROUNDS * EVERY_S / RATE_WINDOW_S
     return {route: max(round(lately * settled[route]), 2 * free[route], 1) for route in settled}
+
+
+def _window(windows: Mapping[str, int], routes: Iterable[str]) -> int:
+    """Of a queue whose tasks go to `routes`. They are moved no faster than they can be taken there: what still
+    waits when its own route comes back stays with it."""
+    return min(MOVED_AT_ONCE, max(windows.get(route, UNKNOWN_ROUTE_WINDOW) for route in routes))
 
 
 def _expired(late: Overdue) -> Settlement:

@@ -18,6 +18,7 @@ from tollgate.store.database import Database
 from worker import merging
 from worker.announcer import EVERY_S, Announcer
 from worker.billing import Rules
+from worker.rerouting import Mover
 from worker.watch import Watch
 
 log = logging.getLogger("tollgate.beat")
@@ -32,7 +33,7 @@ class Beat:
     def __init__(self, *, database: Database, bus: Bus, publisher: Publisher, rules: Rules) -> None:
         self._bus = bus
         self._database = database
-        self._announcer = Announcer(database, publisher)
+        self._announcer = Announcer(database, publisher, mover=Mover(database, rules))
         self.watch = Watch(database, bus, rules)
 
     async def run(self) -> None:

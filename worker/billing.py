@@ -10,6 +10,7 @@ from uuid import UUID
 
 from tollgate.domain.prices import Price, PriceTable, charge, worst_case_nano
 from tollgate.domain.retries import RetryPolicy
+from tollgate.domain.routing import Catalog
 from tollgate.domain.settling import Bill
 from tollgate.domain.states import OnUncertain
 from tollgate.domain.usage import TokenUsage, estimate_prompt_tokens
@@ -47,6 +48,8 @@ class Leased(Protocol):
     def upstream_id(self) -> str | None: ...
     @property
     def unanswered(self) -> int: ...
+    @property
+    def refused_attempts(self) -> int: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +58,8 @@ class Rules:
 
     prices: PriceTable
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    catalog: Catalog = field(default_factory=lambda: Catalog(upstreams={}, models={}))
+    """What a model's fallbacks are."""
 
     def price_of(self, route: str, *, at: datetime) -> Price | None:
         """What was in force then."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from tollgate.domain.errors import UpstreamError
+from tollgate.domain.errors import LeaseRanOutError
 from worker import billing
 from worker.billing import Rules
 from worker.polling import Poller
@@ -90,5 +90,5 @@ class Caller:
     def _note_sent(self, running: Running) -> None:
         """The last look before the first byte: connecting took its time. Raises UpstreamError."""
         if not self._may_send(running.worker_id):
-            raise UpstreamError("the lease ran out before the call was sent", kind="connect")
+            raise LeaseRanOutError("the lease ran out before the call was sent", kind="connect")
         running.sent = True

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from tollgate.domain import retries, verdicts
 from tollgate.domain.errors import UpstreamError
 from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
-from tollgate.domain.verdicts import Action
+from tollgate.domain.verdicts import Action, Verdict
 from worker import billing
 from worker.billing import Leased, Rules
+from worker.detours import Ways
 from worker.upstreams.upstream import Answer
 
 KEPT_HINT_S = 60.0
@@ -32,14 +35,16 @@ class Outcome:
     """Refused for our rate: the route's concurrency is to be lowered."""
 
 
-def answered(leased: Leased, answer: Answer, *, rules: Rules, now: datetime, jitter: float) -> Outcome:
+def answered(
+    leased: Leased, answer: Answer, *, rules: Rules, now: datetime, jitter: float, ways: Ways | None = None
+) -> Outcome:
     """A complete answer: the task succeeds, unless the model failed inside its HTTP 200 ("network_error")."""
     usage = answer.usage or billing.estimated_usage(leased, answer.texts)
     bill = billing.bill(leased, usage, rules)
     if answer.finish_reason == "network_error":
         error = UpstreamError("the model ended with network_error", code="1234", http_status=answer.http_status)
         known = bill if answer.usage else None
-        return failed(leased, error, sent=True, bill=known, rules=rules, now=now, jitter=jitter)
+        return failed(leased, error, sent=True, bill=known, rules=rules, now=now, jitter=jitter, ways=ways)
     return Outcome(
         settlement=Settlement(
             task_id=leased.id,
@@ -65,12 +70,14 @@ def failed(
     bill: Bill | None = None,
     repeatable: bool = False,
     ended_there: bool = False,
+    ways: Ways | None = None,
 ) -> Outcome:
     """A try without an answer. `sent`: its first byte left. `bill`: what it cost all the same, where that is known.
 
     `repeatable`: the upstream tells a repeated request_id from a new call, so an answer that never came is asked for
     once more, whatever `on_uncertain` says: nothing is bought twice by that. `ended_there`: the upstream had the call,
-    under an id that is known, and it is over: whatever its error is called, it is no refusal of the next one."""
+    under an id that is known, and it is over: whatever its error is called, it is no refusal of the next one. `ways`:
+    where else its model runs; None where the failure says nothing of the upstream."""
     if not sent and error.http_status is None:
         error = UpstreamError(str(error), kind="connect")
     if bill is None and error.usage is not None:
@@ -78,17 +85,69 @@ def failed(
     verdict = verdicts.judge(error)
     if ended_there and verdict.action is not Action.FAIL:
         verdict = replace(verdict, action=Action.RETRY_UNCERTAIN, slow_down=False)
+    tried = partial(
+        _tried, leased, error, verdict=verdict, rules=rules, now=now, jitter=jitter, bill=bill, repeatable=repeatable,
+        ended_there=ended_there,
+    )  # fmt: skip
+    stays = tried()
+    if ways is None:
+        return stays
+    return replace(stays, settlement=_with_way(tried, stays.settlement, verdict, ways=ways, rules=rules, now=now))
+
+
+def _with_way(
+    tried: Callable[..., Outcome],
+    stays: Settlement,
+    verdict: Verdict,
+    *,
+    ways: Ways,
+    rules: Rules,
+    now: datetime,
+) -> Settlement:
+    """On the model's next route, if its rule says so and the upstream does not have the call, nor may have it."""
+    stays = replace(stays, counts_on_route=ways.counts(verdict))
+    if (way := ways.after(verdict)) is None:
+        return stays
+    goes = tried(at_once=way.at_once).settlement
+    kept = goes.outcome is AttemptOutcome.OPEN and (goes.unanswered or ways.bought)
+    if goes.state is not TaskState.QUEUED or kept:
+        return stays
+    return replace(
+        goes,
+        outcome=AttemptOutcome.FAILED if goes.outcome is AttemptOutcome.OPEN else goes.outcome,
+        not_before=goes.not_before or now,
+        hinted=goes.hinted and ways.same_place(way),
+        reroute=ways.reroute(way, rules=rules, now=now),
+        otherwise=stays,
+    )
+
+
+def _tried(
+    leased: Leased,
+    error: UpstreamError,
+    *,
+    verdict: Verdict,
+    rules: Rules,
+    now: datetime,
+    jitter: float,
+    bill: Bill | None,
+    repeatable: bool,
+    ended_there: bool,
+    at_once: bool = False,
+) -> Outcome:
+    """By the verdict. `at_once`: the next try goes to another server."""
     asks_again = repeatable and bill is None and verdict.action is Action.RETRY_UNCERTAIN
     decision = retries.decide(
         error,
         verdict=verdict,
         tries=leased.tries + 1,
-        purchases=leased.attempt + leased.unanswered,
+        purchases=leased.attempt - leased.refused_attempts + leased.unanswered,
         now=now,
         retry_deadline=leased.retry_until,
         policy=rules.policy,
         on_uncertain=OnUncertain.RETRY if asks_again else leased.on_uncertain,
         jitter=jitter,
+        at_once=at_once,
     )
     match decision:
         case retries.Pause():

@@ -60,6 +60,11 @@ class Pauses:
         """The first credential that is not paused."""
         return next((name for name in self._credentials.get(upstream, ()) if (upstream, name) not in self._until), None)
 
+    def last(self, upstream: str, name: str) -> bool:
+        """Whether no other credential works."""
+        names = self._credentials.get(upstream, ())
+        return all(other == name or (upstream, other) in self._until for other in names)
+
     def blocked(self, upstream: str) -> bool:
         """No call can be made: every credential is paused and no probe is due, or none is known here."""
         return not any(self._may_try(upstream, name) for name in self._credentials.get(upstream, ()))

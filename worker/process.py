@@ -61,7 +61,7 @@ async def run_engine(settings: Settings, catalog: Catalog, *, database: Database
         database_url=settings.store_url,
         bus=bus,
         upstreams=registry.connect(catalog, environment=settings.environment),
-        rules=await load_rules(database),
+        rules=await load_rules(database, catalog),
         name=f"{socket.gethostname()}:{os.getpid()}",
         lanes=lanes.expand(settings.lanes),
         max_in_flight=settings.max_in_flight,
@@ -73,14 +73,14 @@ async def run_engine(settings: Settings, catalog: Catalog, *, database: Database
         await engine.stop(drain_timeout_s=settings.drain_timeout_s)
 
 
-async def load_rules(database: Database) -> Rules:
-    """The rules by the price versions published so far."""
+async def load_rules(database: Database, catalog: Catalog) -> Rules:
+    """The rules by the price versions published so far, and the fallbacks of `catalog`."""
     async with database.read() as connection:
-        return Rules(prices=await price_list.load(connection))
+        return Rules(prices=await price_list.load(connection), catalog=catalog)
 
 
 @contextlib.asynccontextmanager
-async def open_beat(settings: Settings) -> AsyncIterator[Beat]:
+async def open_beat(settings: Settings, catalog: Catalog) -> AsyncIterator[Beat]:
     """A beat of the distributed mode, not yet running."""
     if settings.celery_broker_url is None:
         raise SettingsError(NO_BROKER)
@@ -89,7 +89,7 @@ async def open_beat(settings: Settings) -> AsyncIterator[Beat]:
     publisher = Publisher(create_celery(settings.celery_broker_url, lanes=lanes.LANES, publishes_only=True))
     try:
         await migrate.require_current(database)
-        rules = await load_rules(database)
+        rules = await load_rules(database, catalog)
         yield Beat(database=database, bus=bus, publisher=publisher, rules=rules)
     finally:
         publisher.close()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from tollgate.domain.errors import PollError, UpstreamError
+from tollgate.domain.errors import LeaseRanOutError, PollError, UpstreamError
 from tollgate.domain.settling import Resolution, Settlement
 from tollgate.domain.states import TaskState
 from tollgate.domain.usage import TokenUsage
@@ -22,6 +22,7 @@ from worker.billing import Rules
 from worker.calling import Caller
 from worker.capacity import Capacity, upstream_of
 from worker.credentials import Credentials
+from worker.detours import Ways, ways_of
 from worker.outcomes import Outcome
 from worker.running import Running
 from worker.settler import Settler
@@ -197,7 +198,8 @@ class Runner:
             log.warning("polls are refused", extra={"task_id": str(running.claimed.id), "error": str(error)})
             return Outcome(settlement=self._put_off(running.claimed))
         except UpstreamError as error:
-            return self._failed(running, error)
+            ours = isinstance(error, LeaseRanOutError)
+            return self._failed(running, error, ways=None if ours else self._ways(running, credential))
         except Exception:
             log.exception(
                 "attempt broke", extra={"task_id": str(running.claimed.id), "attempt": running.claimed.attempt}
@@ -209,10 +211,28 @@ class Runner:
             )
         await self._know_price(running.claimed)
         return outcomes.answered(
-            running.claimed, answer, rules=self._rules, now=datetime.now(UTC), jitter=random.random()
+            running.claimed,
+            answer,
+            rules=self._rules,
+            now=datetime.now(UTC),
+            jitter=random.random(),
+            ways=self._ways(running, credential),
         )
 
-    def _failed(self, running: Running, error: UpstreamError) -> Outcome:
+    def _ways(self, running: Running, credential: str) -> Ways | None:
+        """Where else the task may go now."""
+        claimed = running.claimed
+        ways = ways_of(claimed, self._rules.catalog, blocked=self._capacity.blocked)
+        if ways is None:
+            return None
+        return replace(
+            ways,
+            last_key=self._capacity.pauses.last(upstream_of(claimed.route), credential),
+            bought=running.upstream_id is not None or claimed.unanswered > 0,
+        )
+
+    def _failed(self, running: Running, error: UpstreamError, *, ways: Ways | None = None) -> Outcome:
+        """`ways` where the error is the upstream's: only then it says anything of the route."""
         error.usage = error.usage or self._written(running)
         outcome = outcomes.failed(
             running.claimed,
@@ -223,6 +243,7 @@ class Runner:
             jitter=random.random(),
             repeatable=running.repeatable,
             ended_there=running.upstream_id is not None,
+            ways=ways,
         )
         if outcome.settlement.unanswered:
             return replace(outcome, settlement=replace(outcome.settlement, credential=running.credential))
@@ -250,7 +271,13 @@ class Runner:
             log.exception("answer not stored", extra={"task_id": str(claimed.id), "attempt": claimed.attempt})
             resolution = await self._settle_once_more(settlement)
         settled = resolution.settlement
-        if resolution.task and settled.state is TaskState.QUEUED and settled.hinted:
+        if not resolution.task:
+            return
+        if settled.reroute is not None:
+            told = {"task_id": str(claimed.id), "from": claimed.route, "to": settled.reroute.route}
+            log.info("task goes to a fallback", extra=told)
+            claimed = replace(claimed, route=settled.reroute.route, lane=settled.reroute.lane)
+        if settled.state is TaskState.QUEUED and settled.hinted:
             self._again(claimed, at=settled.not_before or datetime.now(UTC))
 
     async def _settle_once_more(self, settlement: Settlement) -> Resolution:

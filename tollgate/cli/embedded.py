@@ -145,7 +145,7 @@ async def _services(
             simulated=simulated,
         )
     )
-    beat = Beat(database=database, bus=bus, publisher=publisher, rules=await load_rules(database))
+    beat = Beat(database=database, bus=bus, publisher=publisher, rules=await load_rules(database, catalog))
     await _take_over(database, beat)
     engine = await stack.enter_async_context(run_engine(settings, catalog, database=database, bus=bus))
     register_run(app, engine.offer)

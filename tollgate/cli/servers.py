@@ -127,10 +127,11 @@ def beat() -> None:
 
 
 async def _beat(settings: Settings) -> None:
+    from tollgate import configuration
     from tollgate.cli import http_server
     from worker.process import open_beat
 
-    async with open_beat(settings) as running:
+    async with open_beat(settings, configuration.load_catalog(settings)) as running:
         task = asyncio.create_task(running.run())
         with http_server.stop_on_signals(task.cancel):
             typer.echo("Tollgate's beat runs")

@@ -144,3 +144,7 @@ class UpstreamError(TollgateError):
 
 class PollError(UpstreamError):
     """The result of a submitted call could not be fetched this time. The call itself is not concerned."""
+
+
+class LeaseRanOutError(UpstreamError):
+    """Not sent: the worker no longer holds the task. It says nothing of the upstream."""

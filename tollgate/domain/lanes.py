@@ -24,3 +24,8 @@ def expand(text: str) -> tuple[str, ...]:
 
 def priority_of(lane: str) -> Priority:
     return Priority(lane.partition(".")[2])
+
+
+def at_place(lane: str, place: str) -> str:
+    """The lane of the same priority there."""
+    return f"{place}.{priority_of(lane)}"

@@ -12,6 +12,7 @@ from tollgate.domain.routing import (
     MODEL_NAME,
     UPSTREAM_NAME,
     Catalog,
+    Cause,
     Credential,
     Kind,
     Mode,
@@ -48,6 +49,8 @@ _MODEL_KEYS = frozenset(
         "endpoint",
         "aliases",
         "deprecated",
+        "fallback_on",
+        "fallback_after",
     }
 )
 _ROUTE_KEYS = frozenset({"upstream", "model", "mode", "on_uncertain"})
@@ -159,7 +162,19 @@ def _model(table: Table, *, upstreams: dict[str, UpstreamSpec]) -> Model:
         endpoints=frozenset({table.choice("endpoint", ("chat", "embeddings"), default="chat")}),
         aliases=tuple(_model_name(table, alias) for alias in table.texts("aliases")),
         deprecated=table.optional_text("deprecated"),
+        fallback_on=_fallback_on(table),
+        fallback_after=table.count("fallback_after", default=2, least=1),
     )
+
+
+def _fallback_on(table: Table) -> frozenset[Cause]:
+    if not table.has("fallback_on"):
+        return frozenset({Cause.OVERLOAD, Cause.OUTAGE, Cause.PAUSE})
+    named = table.texts("fallback_on")
+    for name in named:
+        if name not in tuple(Cause):
+            table.fail(f"fallback_on names {name!r}; write any of: {', '.join(Cause)}, or [] for never")
+    return frozenset(map(Cause, named))
 
 
 def _model_name(table: Table, name: str) -> str:

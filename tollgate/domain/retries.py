@@ -84,8 +84,9 @@ def decide(
     policy: RetryPolicy,
     on_uncertain: OnUncertain,
     jitter: float,
+    at_once: bool = False,
 ) -> Decision:
-    """What follows a failed try.
+    """What follows a failed try. `at_once`: it goes to another server, which is not waited for.
 
     `tries` counts every send of the task, this one included, and sets the wait; `purchases` counts
     those that may have been billed, this one included if it may. `jitter` is a random number in
@@ -98,7 +99,7 @@ def decide(
     why_not = _why_not(verdict, policy, purchases=purchases, uncertain=uncertain, on_uncertain=on_uncertain)
     if why_not is not None:
         return _fail(error, verdict, why=why_not, uncertain=uncertain)
-    at = _when(error, verdict=verdict, tries=tries, now=now, policy=policy, jitter=jitter)
+    at = now if at_once else _when(error, verdict=verdict, tries=tries, now=now, policy=policy, jitter=jitter)
     if retry_deadline is not None and at > retry_deadline:
         return _fail(error, verdict, why="the next try would start after the deadline", uncertain=uncertain)
     return Retry(at=at, close_attempt=uncertain)

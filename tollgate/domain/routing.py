@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 from tollgate.domain.errors import UnknownModelError
@@ -24,6 +25,19 @@ Mode = Literal["direct", "async"]
 """How a route is asked: one call that waits, or ZhipuAI's submit and poll, whose id survives a crash."""
 Place = Literal["cloud", "local"]
 """Which lanes a route's tasks go by: "local" needs a worker with a GPU, "cloud" only a network."""
+
+
+class Cause(StrEnum):
+    """Why a task may leave its route for the model's next one. Judged by `tollgate.domain.fallbacks`."""
+
+    OVERLOAD = "overload"
+    """The upstream itself is overloaded: 1305, 1312, 503."""
+    OUTAGE = "outage"
+    """No connection, no answer, or a server error."""
+    PAUSE = "pause"
+    """Every key there is refused or has no balance, or a limit holds for the day or the plan."""
+    RATE_LIMIT = "rate_limit"
+    """We ask too fast: 1302, 1303, a plain 429."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +106,10 @@ class Model:
     """Other names that clients may use for it."""
     deprecated: str | None = None
     """A sentence for those who still ask for it; None where it is current."""
+    fallback_on: frozenset[Cause] = frozenset({Cause.OVERLOAD, Cause.OUTAGE, Cause.PAUSE})
+    """What makes a task leave a route. Rate limits do not: learned concurrency is for them."""
+    fallback_after: int = 2
+    """So many tries that failed for such a cause on one route; a pause needs only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

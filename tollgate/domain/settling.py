@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from uuid import UUID
 
+from tollgate.domain.fallbacks import Reroute
 from tollgate.domain.states import AttemptOutcome, TaskState
 
 
@@ -69,6 +70,17 @@ class Settlement:
     error_message: str | None = None
     result: str | None = None
     """The upstream's answer, JSON, for SUCCEEDED."""
+    counts_on_route: bool = False
+    """The try is one of those that make a task leave its route."""
+    reroute: Reroute | None = None
+    """For QUEUED: the next attempt is bought elsewhere. This one is closed, unless there is none."""
+    otherwise: Settlement | None = None
+    """With `reroute`: what becomes of it where it may not go there. None: nothing, it stays as it is."""
+
+    @property
+    def refused(self) -> bool:
+        """Its attempt is closed and was no purchase."""
+        return self.outcome is AttemptOutcome.FAILED and self.bill == NOTHING_BILLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +185,8 @@ class Resolution:
 
 def resolve(given: Settlement, task: TaskRow, attempt: AttemptRow | None, *, now: datetime) -> Resolution:
     """Decide by the rows as they stand. `attempt` is None for a task that never ran."""
+    if given.reroute is not None and not _may_leave(given, attempt):
+        return stays(given, lambda other: resolve(other, task, attempt, now=now))
     holds = task.state is given.held and task.fence == given.fence
     settlement = _as_bought(_with_cancel(_with_its_id(given, attempt), task), attempt) if holds else given
     late = not holds and _answers_late(given, attempt)
@@ -186,6 +200,19 @@ def resolve(given: Settlement, task: TaskRow, attempt: AttemptRow | None, *, now
         before=attempt,
         late=late,
     )
+
+
+def stays(given: Settlement, decide: Callable[[Settlement], Resolution]) -> Resolution:
+    """A task that may not go to the route it was to go to: by what was to be otherwise."""
+    return decide(given.otherwise) if given.otherwise else Resolution(settlement=given, task=False, attempt=False)
+
+
+def _may_leave(given: Settlement, attempt: AttemptRow | None) -> bool:
+    """An attempt is of one upstream: an open one must be closed first. And nothing is left behind as refused that the
+    upstream has, or may have: its id may have come in meanwhile."""
+    if attempt is None or attempt.outcome is not AttemptOutcome.OPEN:
+        return True
+    return given.outcome is not AttemptOutcome.OPEN and not (given.refused and attempt.bought)
 
 
 def abandoned(settlement: Settlement, task: TaskRow, attempt: AttemptRow, *, now: datetime) -> Resolution:
@@ -205,6 +232,7 @@ def _with_cancel(given: Settlement, task: TaskRow) -> Settlement:
         outcome=outcome,
         error_code="cancelled",
         error_message="cancelled at its owner's request",
+        reroute=None,
     )
 
 
@@ -234,6 +262,7 @@ def _with_its_id(given: Settlement, attempt: AttemptRow | None) -> Settlement:
         not_before=None,
         hinted=False,
         counts_as_try=False,
+        reroute=None,
         bill=attempt.bill,
     )
 

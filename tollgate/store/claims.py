@@ -56,6 +56,10 @@ class Claimed:
     """The name of the key that `upstream_id` belongs to."""
     unanswered: int = 0
     """Sends of this attempt whose answer never came."""
+    route_tries: int = 0
+    """Failed tries on this route that count towards leaving it."""
+    refused_attempts: int = 0
+    """Attempts before this one that bought nothing."""
 
     @property
     def upstream_request_id(self) -> str:
@@ -69,7 +73,7 @@ def upstream_request_id(task_id: UUID, attempt: int) -> str:
 
 RETURNED = (
     "id", "fence", "attempt", "tries", "endpoint", "model", "route", "lane", "deadline", "retry_until", "on_uncertain",
-    "prompt_tokens_estimate", "max_tokens", "assumed_max_tokens", "mode", "streamed",
+    "prompt_tokens_estimate", "max_tokens", "assumed_max_tokens", "mode", "streamed", "route_tries", "refused_attempts",
 )  # fmt: skip
 OPENED = ("upstream_id", "credential", "unanswered")
 """Of the attempt."""

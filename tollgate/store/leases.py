@@ -47,7 +47,7 @@ class WorkerRow:
 
 ORPHANED = (
     "id", "fence", "attempt", "tries", "route", "retry_until", "deadline", "on_uncertain",
-    "prompt_tokens_estimate", "max_tokens", "assumed_max_tokens",
+    "prompt_tokens_estimate", "max_tokens", "assumed_max_tokens", "refused_attempts",
 )  # fmt: skip
 
 
@@ -72,6 +72,8 @@ class Orphan:
     prompt_tokens_estimate: int
     max_tokens: int | None
     assumed_max_tokens: int
+    refused_attempts: int = 0
+    """Of those before, such as bought nothing."""
 
 
 async def register(

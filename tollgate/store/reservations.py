@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tollgate.domain.budgets import NOTHING, Amounts, Budget, charged, fits, refusal, remaining, told, unpriced
 from tollgate.domain.errors import BudgetExceededError
 from tollgate.domain.prices import PriceTable, worst_case_nano
-from tollgate.domain.settling import Resolution, Settlement, TaskRow
+from tollgate.domain.settling import Resolution, Settlement, TaskRow, stays
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import NewTask
 from tollgate.store import periods, rows
@@ -125,8 +125,8 @@ async def charge(
     amended = []
     for resolution in resolutions:
         kept = resolution
-        if decide and _buys_again(resolution) and (full := _full(resolution, locked, stands, changes)):
-            kept = decide(_out_of_budget(resolution.settlement, *stands[full]))
+        while decide and _buys_again(kept) and (full := _full(kept, locked, stands, changes)):
+            kept = _not_bought(kept.settlement, decide, stands[full])
         for key in _keys(kept, locked):
             changes[key] += _change(kept, locked)
         amended.append(kept)
@@ -148,12 +148,16 @@ def _change(resolution: Resolution, locked: Mapping[UUID, TaskRow]) -> Amounts:
         change += charged(settlement.outcome, settlement.bill) - charged(before.outcome, before.bill)
     if resolution.task and settlement.state.ended:
         change -= _reserved(task)
+    if resolution.task and settlement.reroute is not None:
+        change += _next(resolution, task) - _reserved(task)
     return change
 
 
 def _buys_again(resolution: Resolution) -> bool:
+    """What goes elsewhere is bought there, at that price."""
     settlement = resolution.settlement
-    return resolution.task and settlement.state is TaskState.QUEUED and settlement.outcome is not AttemptOutcome.OPEN
+    anew = settlement.outcome is not AttemptOutcome.OPEN or settlement.reroute is not None
+    return resolution.task and settlement.state is TaskState.QUEUED and anew
 
 
 def _full(
@@ -163,14 +167,29 @@ def _full(
     changes: Mapping[PeriodKey, Amounts],
 ) -> PeriodKey | None:
     """The first period with no room for another purchase beside what the last one cost, or may have."""
-    reserved = _reserved(locked[resolution.settlement.task_id])
+    asked = _next(resolution, locked[resolution.settlement.task_id])
+    reroute = resolution.settlement.reroute
     for key in _keys(resolution, locked):
         if key in stands:
             budget, amounts = stands[key]
-            others = amounts + changes.get(key, NOTHING) + _change(resolution, locked) - reserved
-            if not fits(budget, others, asked=reserved):
+            others = amounts + changes.get(key, NOTHING) + _change(resolution, locked) - asked
+            unpriced_there = reroute is not None and reroute.reserved_nano is None and budget.limit_nano is not None
+            if unpriced_there or not fits(budget, others, asked=asked):
                 return key
     return None
+
+
+def _next(resolution: Resolution, task: TaskRow) -> Amounts:
+    """What the task's next purchase reserves."""
+    reroute = resolution.settlement.reroute
+    if reroute is None:
+        return _reserved(task)
+    return Amounts(reserved_nano=reroute.reserved_nano or 0, reserved_tokens=reroute.reserved_tokens)
+
+
+def _not_bought(settlement: Settlement, decide: Callable[[Settlement], Resolution], full: Standing) -> Resolution:
+    """No room: a task stays on its route, where it has its place already; one that must buy there anew fails."""
+    return decide(_out_of_budget(settlement, *full)) if settlement.reroute is None else stays(settlement, decide)
 
 
 def _reserved(task: TaskRow) -> Amounts:

@@ -186,6 +186,18 @@ tasks = sa.Table(
     required("fence", sa.Integer, server_default=sa.text("0"), comment="counts leases; guards every transition"),
     required("attempt", sa.Integer, server_default=sa.text("1"), comment="number of the open or next purchase"),
     required("tries", sa.Integer, server_default=sa.text("0"), comment="failed tries so far, over all attempts"),
+    required(
+        "route_tries",
+        sa.Integer,
+        server_default=sa.text("0"),
+        comment="failed tries on this route that count towards leaving it",
+    ),
+    required(
+        "refused_attempts",
+        sa.Integer,
+        server_default=sa.text("0"),
+        comment="attempts that bought nothing, closed as the task went to another route",
+    ),
     sa.Column("worker_id", sa.Uuid, comment="who holds the lease while running"),
     sa.Column("announced_at", Instant, comment="lease on the hint: announced again some time after"),
     required("not_before", Instant, comment="due from then on: run_after, or the next retry"),

@@ -30,7 +30,7 @@ from tollgate.domain.settling import (
     resolve,
 )
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import reservations, roll_up, rows
+from tollgate.store import reservations, roll_up, rows, transitions
 from tollgate.store.database import WriteConnection
 from tollgate.store.rows import Step
 from tollgate.store.schema import attempts, task_results, tasks
@@ -47,11 +47,6 @@ WRITTEN = ("outcome", "ended_at", "http_status", "error_code", "error_message", 
 IDS = rows.Given.of(tasks, "id")
 ATTEMPT_KEYS = rows.Given.of(attempts, "task_id", "number")
 CLOSED = rows.Given.of(attempts, "task_id", "number", *WRITTEN, "unanswered", "credential", name="closed")
-MOVED = rows.Given(
-    {name: tasks.c[name].type for name in ("id", "fence", "state", "attempt", "ended_at", "not_before", "announced_at")}
-    | {"held": tasks.c.state.type, "failed_tries": tasks.c.tries.type},
-    name="moved",
-)
 RESULTS = rows.Given.of(task_results, "task_id", "attempt", "body", "error_code", "error_message", name="results")
 Decided = tuple[list[Resolution], tuple[Step, ...]]
 """What became of settlements, and the statements that write it."""
@@ -98,6 +93,7 @@ def storable(settlement: Settlement) -> Settlement:
         settlement,
         error_code=None if code is None else _plain(code)[:CODE_LENGTH],
         error_message=None if message is None else _plain(message)[:MESSAGE_LENGTH],
+        otherwise=settlement.otherwise and storable(settlement.otherwise),
     )
 
 
@@ -122,7 +118,8 @@ async def _decide_round(connection: WriteConnection, settlements: Sequence[Settl
     moved = [r for r in resolutions if r.task]
     return decided, (
         _close_attempts([r.settlement for r in decided if r.attempt], now),
-        _move_tasks([r.settlement for r in moved], now),
+        transitions.moving([r.settlement for r in moved if r.settlement.reroute is None], now),
+        transitions.rerouting([r.settlement for r in moved if r.settlement.reroute is not None], now),
         _keep_results([r for r in moved if r.settlement.state.ended]),
     )
 
@@ -225,43 +222,6 @@ def _closing(dialect: str) -> rows.Statement:
                 "unanswered": attempts.c.unanswered + given.c.unanswered,
                 "credential": sa.func.coalesce(given.c.credential, attempts.c.credential),
             }
-        )
-    )
-
-
-def _move_tasks(moved: Sequence[Settlement], now: datetime) -> Step:
-    """The guarded transition: by state and fence, or a task still queued that a late answer ends."""
-    values = [
-        (
-            s.task_id, s.fence, s.state,
-            s.attempt if s.outcome is AttemptOutcome.OPEN else s.attempt + 1,
-            now if s.state.ended else None, s.not_before, (s.not_before or now) if s.hinted else None,
-            s.held, int(s.counts_as_try and s.state is TaskState.QUEUED),
-        )
-        for s in moved
-    ]  # fmt: skip
-    return Step(_moving, MOVED, values)
-
-
-def _moving(dialect: str) -> rows.Statement:
-    given = MOVED.table(dialect)
-    held = sa.and_(tasks.c.state == given.c.held, tasks.c.fence == given.c.fence)
-    ended_late = sa.and_(tasks.c.state == TaskState.QUEUED, given.c.state == TaskState.SUCCEEDED)
-    return (
-        sa.update(tasks)
-        .where(tasks.c.id == given.c.id, sa.or_(held, ended_late))
-        .values(
-            state=given.c.state,
-            attempt=sa.case((given.c.ended_at.is_(None), given.c.attempt), else_=tasks.c.attempt),
-            ended_at=given.c.ended_at,
-            # Given back, it keeps its place in its feed.
-            not_before=sa.func.coalesce(given.c.not_before, tasks.c.not_before),
-            tries=tasks.c.tries + given.c.failed_tries,
-            worker_id=None,
-            announced_at=given.c.announced_at,
-            # What is reserved stays so while the task is open: its next purchase takes its place.
-            reserved_nano=sa.case((given.c.ended_at.is_(None), tasks.c.reserved_nano)),
-            reserved_tokens=sa.case((given.c.ended_at.is_(None), tasks.c.reserved_tokens)),
         )
     )
 

@@ -1,0 +1,107 @@
+"""Where else a claimed task may go, and what its row becomes there. Pure; the rule is `tollgate.domain.fallbacks`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from tollgate.domain import fallbacks, lanes
+from tollgate.domain.errors import UnknownModelError
+from tollgate.domain.fallbacks import Reroute, Step
+from tollgate.domain.prices import worst_case_nano
+from tollgate.domain.routing import Catalog, Model
+from tollgate.domain.states import OnUncertain
+from tollgate.domain.verdicts import Action, Verdict
+from worker.billing import Rules
+
+
+class Routed(Protocol):
+    """What a change of route needs to know of a task: a worker's claim, or one that waits."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def route(self) -> str: ...
+    @property
+    def lane(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def streamed(self) -> bool: ...
+    @property
+    def on_uncertain(self) -> OnUncertain: ...
+    @property
+    def route_tries(self) -> int: ...
+    @property
+    def prompt_tokens_estimate(self) -> int: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def assumed_max_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """The routes of one task's model, and what is known of them now."""
+
+    task: Routed
+    model: Model
+    catalog: Catalog
+    avoid: frozenset[str] = frozenset()
+    """Routes that nobody can call."""
+    last_key: bool = True
+    """No other key of its upstream works: once this one is paused, the route is."""
+    bought: bool = False
+    """Its upstream has its attempt, or may have it: it is not left while it can be fetched."""
+
+    def counts(self, verdict: Verdict) -> bool:
+        """Whether the failed try is one of those that make the task leave its route."""
+        return fallbacks.counts(self.model, verdict)
+
+    def after(self, verdict: Verdict) -> Step | None:
+        """Where the next try goes after one that was judged so; None: it stays."""
+        if verdict.action is Action.PAUSE and not self.last_key:
+            return None
+        return fallbacks.next_route(
+            self.model,
+            tried=self.task.route,
+            cause=fallbacks.cause_of(verdict),
+            failures=self.task.route_tries + 1,
+            avoid=self.avoid,
+        )
+
+    def same_place(self, way: Step) -> bool:
+        """Whether the lanes it is served by are those that serve the task now."""
+        return self._lane(way) == self.task.lane
+
+    def reroute(self, way: Step, *, rules: Rules, now: datetime) -> Reroute:
+        """What the task's row becomes there."""
+        task, route = self.task, way.route
+        completion = task.assumed_max_tokens if task.max_tokens is None else task.max_tokens
+        price, prompt = rules.price_of(route.id, at=now), task.prompt_tokens_estimate
+        most = worst_case_nano(price, prompt_tokens=prompt, completion_tokens=completion) if price else None
+        return Reroute(
+            route=route.id,
+            lane=self._lane(way),
+            mode=fallbacks.mode_on(route, catalog=self.catalog, endpoint=task.endpoint, streamed=task.streamed),
+            on_uncertain=fallbacks.stricter(task.on_uncertain, route.on_uncertain),
+            reserved_nano=most,
+            reserved_tokens=prompt + completion,
+        )
+
+    def _lane(self, way: Step) -> str:
+        return lanes.at_place(self.task.lane, self.catalog.place(way.route))
+
+
+def ways_of(task: Routed, catalog: Catalog, *, blocked: Callable[[str], bool]) -> Ways | None:
+    """None: its model runs in one place only, or is in models.toml no more."""
+    try:
+        model = catalog.find(task.model)
+    except UnknownModelError:
+        return None
+    if len(model.routes) < 2:
+        return None
+    avoid = frozenset(route.id for route in model.routes if blocked(route.id))
+    return Ways(task=task, model=model, catalog=catalog, avoid=avoid)
