@@ -60,6 +60,8 @@ class Wrote:
 
     place: Place
     delta: Delta
+    route: str | None = None
+    """Where it is written, if that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ async def follow(
             current = place.attempt in (0, watch.attempt)
             if current and (delta := watch.record.since(place.offset)):
                 place = Place(watch.attempt, watch.record.offset)
-                yield Wrote(place, delta)
+                yield Wrote(place, delta, watch.route)
             elif not await watch.news(QUIET_S if watch.attempt else quiet_s):
                 yield Quiet()
         end.result()
@@ -149,7 +151,7 @@ def _rest(task: Task, place: Place) -> list[Event]:
         record = Record.of_message(message_of(task))
         if delta := record.since(place.offset):
             place = Place(attempt, record.offset)
-            events.append(Wrote(place, delta))
+            events.append(Wrote(place, delta, task.answered_by))
     return [*events, Ended(task, place)]
 
 

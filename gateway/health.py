@@ -12,6 +12,7 @@ from gateway.dialects.native import render
 from gateway.dialects.native.errors import RETRY_AFTER_S
 from gateway.dialects.route import json_response, route_class
 from gateway.services import Services, ServicesDep
+from tollgate.domain import fallbacks
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.lanes import LANES
 from tollgate.store import leases, migrate, pauses
@@ -41,6 +42,7 @@ async def _state(services: Services) -> dict[str, Any]:
         workers = await leases.alive(connection)
         paused = await pauses.read(connection)
     served = Counter(lane for worker in workers for lane in worker.lanes)
+    stuck = leases.stuck_routes(workers)
     return {
         "bus": await _bus(services),
         "workers": [
@@ -57,6 +59,10 @@ async def _state(services: Services) -> dict[str, Any]:
                 "until": render.time(p.until),
             }
             for p in paused
+        ],
+        "stuck_routes": [
+            {"route": route, "fallbacks": sorted(fallbacks.targets(services.catalog, route, stuck=stuck))}
+            for route in sorted(stuck)
         ],
         "mode": services.mode,
         "simulator": services.simulated,

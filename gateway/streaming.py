@@ -14,6 +14,7 @@ from typing import Protocol
 import fastapi
 from starlette.requests import ClientDisconnect
 
+from gateway.dialects.route import headers_of
 from gateway.event_stream import COMMENT, EventStream
 from gateway.following import QUIET_S, Ended, Event, Quiet, Restarted, Wrote, follow
 from gateway.leaving import unless_left
@@ -68,7 +69,18 @@ async def stream(
     if isinstance(first, Ended) and first.task.state is not TaskState.SUCCEEDED and first.task.state.ended:
         return frames.refused(first.task)
     written = _written(services, key, accepted, first, events, frames, left)
-    return EventStream(written, left=left, headers={"x-task-id": str(accepted.id)})
+    return EventStream(written, left=left, headers=headers_of(accepted.id, _writer_in(first)))
+
+
+def _writer_in(first: Event) -> str | None:
+    """Who writes it, as far as that is known before the first word is sent on."""
+    match first:
+        case Wrote(route=route):
+            return route
+        case Ended(task=task):
+            return task.answered_by
+        case _:
+            return None
 
 
 async def _first(

@@ -22,6 +22,7 @@ class Copy:
 
     def __init__(self) -> None:
         self.attempt = 0
+        self.route: str | None = None
         self.record = Record()
         self.readers: set[Watch] = set()
         self.asked_at_s = float("-inf")
@@ -32,7 +33,8 @@ class Copy:
         if telling.attempt < self.attempt:
             return True
         if telling.attempt > self.attempt:
-            self.attempt, self.record = telling.attempt, Record()
+            self.attempt, self.record, self.route = telling.attempt, Record(), None
+        self.route = telling.route or self.route
         whole = self.record.merge(telling.start, telling.delta)
         for reader in self.readers:
             reader.wake()
@@ -50,6 +52,11 @@ class Watch:
     def attempt(self) -> int:
         """0: nothing was heard yet."""
         return self._copy.attempt
+
+    @property
+    def route(self) -> str | None:
+        """Where that attempt runs; None: nobody has told it yet."""
+        return self._copy.route
 
     @property
     def record(self) -> Record:

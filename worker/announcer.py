@@ -18,7 +18,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import announce, leases
 from tollgate.store.announce import Overdue, Queue
 from tollgate.store.database import Database
-from worker.rerouting import MOVED_AT_ONCE, Mover, stuck_routes
+from worker.rerouting import MOVED_AT_ONCE, Mover
 from worker.slots import RATE_WINDOW_S
 from worker.sweeping import Sweep
 
@@ -55,7 +55,7 @@ class Announcer:
                 return 0
             workers = await leases.alive(connection)
             served = {lane for worker in workers for lane in worker.lanes}
-            windows, stuck = _windows(workers), stuck_routes(workers)
+            windows, stuck = _windows(workers), leases.stuck_routes(workers)
             for queue in await announce.queues(connection):
                 if queue.lane not in served:
                     continue  # its messages would only pile up in the broker

@@ -52,7 +52,8 @@ class Caller:
         if not running.claimed.streamed:
             with running.abortable():
                 return await upstream.call(call)
-        with self._streams.writing(running.claimed.id, running.claimed.attempt) as written, running.abortable():
+        claimed = running.claimed
+        with self._streams.writing(claimed.id, claimed.attempt, route=claimed.route) as written, running.abortable():
             running.written = written
             return await upstream.call(replace(call, writer=written))
 

@@ -7,16 +7,15 @@ call stands in its heartbeat. Two movers, or a mover and a worker, may take the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from tollgate.domain import fallbacks
-from tollgate.domain.routing import Cause, Model
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import leases, price_list, waiting
+from tollgate.store import price_list, waiting
 from tollgate.store.announce import Queue
 from tollgate.store.database import Database
 from tollgate.store.waiting import Waiting
@@ -30,12 +29,6 @@ MOVED_AT_ONCE = 1_000
 """Tasks of a queue that one round moves, at most."""
 
 
-def stuck_routes(workers: Iterable[leases.WorkerRow]) -> frozenset[str]:
-    """Routes that every live worker that has met them says it cannot call."""
-    met = [(route, load.blocked) for worker in workers for route, load in worker.load.items()]
-    return frozenset(route for route, _ in met) - {route for route, blocked in met if not blocked}
-
-
 class Mover:
     """One beat's. `rules` hold the catalog, and the prices that are reserved by."""
 
@@ -45,12 +38,8 @@ class Mover:
         self._sweep = Sweep(database)
 
     def targets(self, route: str, *, stuck: Collection[str]) -> frozenset[str]:
-        """Where tasks of `route` go now: empty where it can be called, or no model of it has anywhere else."""
-        if route not in stuck:
-            return frozenset()
-        models = self._rules.catalog.models.values()
-        steps = (_next(model, route, stuck) for model in models if len(model.routes) > 1)
-        return frozenset(step.route.id for step in steps if step is not None)
+        """Where tasks of `route` go now."""
+        return fallbacks.targets(self._rules.catalog, route, stuck=stuck)
 
     async def move(self, ids: Sequence[UUID], *, stuck: Collection[str]) -> dict[Queue, list[UUID]]:
         """Those of `ids` that could be moved, where they wait now: their hints are the caller's to give.
@@ -75,8 +64,10 @@ class Mover:
 
     def _leaving(self, task: Waiting, stuck: Collection[str]) -> Settlement | None:
         ways = ways_of(task, self._rules.catalog, blocked=lambda route: route in stuck)
-        step = _next(ways.model, task.route, stuck) if ways is not None and not task.bought else None
-        return self._settlement(task, ways, step) if ways is not None and step is not None else None
+        if ways is None or task.bought:
+            return None
+        step = fallbacks.after_pause(ways.model, task.route, stuck=stuck)
+        return self._settlement(task, ways, step) if step is not None else None
 
     def _settlement(self, task: Waiting, ways: Ways, step: fallbacks.Step) -> Settlement:
         """The attempt that was refused there is closed with what was said of it; where none is begun, none is."""
@@ -102,7 +93,3 @@ class Mover:
             error_code=attempted.error_code,
             error_message=attempted.error_message,
         )
-
-
-def _next(model: Model, route: str, stuck: Collection[str]) -> fallbacks.Step | None:
-    return fallbacks.next_route(model, tried=route, cause=Cause.PAUSE, failures=0, avoid=stuck)

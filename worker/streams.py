@@ -27,6 +27,7 @@ class Written:
 
     task_id: UUID
     attempt: int
+    route: str
     tell: Callable[[Written, Offset], None]
     """Told of itself as it grows, and from where on that is new."""
     record: Record = field(default_factory=Record)
@@ -51,9 +52,9 @@ class Streams:
         bus.on_resume(lambda: self._retell(list(self._open)))
 
     @contextlib.contextmanager
-    def writing(self, task_id: UUID, attempt: int) -> Iterator[Written]:
+    def writing(self, task_id: UUID, attempt: int, *, route: str) -> Iterator[Written]:
         """The record of an attempt, told as it grows, while it is open."""
-        written = self._open[task_id] = Written(task_id=task_id, attempt=attempt, tell=self._tell)
+        written = self._open[task_id] = Written(task_id=task_id, attempt=attempt, route=route, tell=self._tell)
         try:
             yield written
         finally:
@@ -80,14 +81,12 @@ class Streams:
     async def _tell_all(self) -> None:
         while self._untold:
             untold, self._untold = self._untold, {}
-            messages = [
-                (
-                    channel_of(task_id),
-                    Telling(attempt=written.attempt, start=since, delta=written.record.since(since)).dump(),
-                )
-                for task_id, (written, since) in untold.items()
-            ]
+            messages = [(channel_of(task_id), _telling(*one).dump()) for task_id, one in untold.items()]
             try:
                 await self._bus.send(messages)
             except Exception:  # the answers are stored whole; only their live reading suffers
                 log.exception("streams not told")
+
+
+def _telling(written: Written, since: Offset) -> Telling:
+    return Telling(attempt=written.attempt, start=since, delta=written.record.since(since), route=written.route)

@@ -125,6 +125,11 @@ def require_id(text: str, *, kind: str = "task") -> UUID:
     return parsed
 
 
+def headers_of(task_id: UUID, answered_by: str | None) -> dict[str, str]:
+    """Of an answer in whichever dialect: its task, and upstream and model there, where it is known who answered."""
+    return {"x-task-id": str(task_id)} | ({"x-upstream": answered_by} if answered_by else {})
+
+
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> fastapi.Response:
     """orjson, all of it: also the answers of hot routes, without FastAPI's own encoding."""
     return fastapi.Response(orjson.dumps(body), status, headers, media_type="application/json")

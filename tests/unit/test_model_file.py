@@ -8,7 +8,7 @@ import pytest
 
 from tollgate.domain import model_file, price_file
 from tollgate.domain.errors import SettingsError
-from tollgate.domain.routing import Catalog, Credential, Model, Route, UpstreamSpec
+from tollgate.domain.routing import Catalog, Cause, Credential, Model, Route, UpstreamSpec
 from tollgate.domain.states import OnUncertain
 
 UPSTREAM = """
@@ -74,6 +74,8 @@ def test_everything_written_is_read() -> None:
     endpoint = "embeddings"
     aliases = ["x"]
     deprecated = "use glm-y"
+    fallback_on = ["pause", "rate_limit"]
+    fallback_after = 3
     """
     catalog = parse(text)
     assert catalog.upstreams["cloud"] == UpstreamSpec(
@@ -98,7 +100,13 @@ def test_everything_written_is_read() -> None:
         endpoints=frozenset({"embeddings"}),
         aliases=("x",),
         deprecated="use glm-y",
+        fallback_on=frozenset({Cause.PAUSE, Cause.RATE_LIMIT}),
+        fallback_after=3,
     )
+
+
+def test_fallbacks_may_be_turned_off() -> None:
+    assert parse(UPSTREAM + MODEL + "fallback_on = []").find("glm-x").fallback_on == frozenset()
 
 
 def test_an_openai_server_needs_no_key() -> None:
@@ -167,6 +175,12 @@ OPENAI = '[[upstream]]\nname = "vllm"\nkind = "openai"\nbase_url = "http://h/v1"
         (UPSTREAM + MODEL + 'aliases = ["a b"]', ["'a b'"]),
         (UPSTREAM + MODEL + 'aliases = ["glm-x"]', ["'glm-x' is taken"]),
         (UPSTREAM + MODEL + MODEL, ["'glm-x' is taken"]),
+        (
+            UPSTREAM + MODEL + 'fallback_on = ["outages"]',
+            ["'glm-x'", "fallback_on names 'outages'", "overload, outage, pause, rate_limit, or [] for never"],
+        ),
+        (UPSTREAM + MODEL + 'fallback_on = "outage"', ["fallback_on must be a list"]),
+        (UPSTREAM + MODEL + "fallback_after = 0", ["fallback_after is 0", "1 or more"]),
         (UPSTREAM + MODEL + "max_tokens = 5", ["'glm-x'", "unknown key 'max_tokens'"]),
     ],
 )

@@ -34,7 +34,10 @@ class Told:
 
 
 async def a_worker(
-    world: World, load: Mapping[str, tuple[int, int]] | None = None, *, lanes: tuple[str, ...] = (INTERACTIVE, BULK)
+    world: World,
+    load: Mapping[str, tuple[int, int] | tuple[int, int, bool]] | None = None,
+    *,
+    lanes: tuple[str, ...] = (INTERACTIVE, BULK),
 ) -> UUID:
     worker_id = new_id()
     async with world.database.write() as connection:

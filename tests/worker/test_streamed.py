@@ -132,7 +132,7 @@ async def test_what_is_written_while_the_last_telling_is_under_way_goes_together
         assert copy.merge(telling.start, telling.delta)
 
     await bus.listen(channel_of(task_id), listen)
-    with streams.writing(task_id, 2) as written:
+    with streams.writing(task_id, 2, route="zhipu/glm-4.7") as written:
         for letter in "abc":
             written.add({"content": letter})
         await streams.drain()

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import orjson
 
-from tollgate.domain.record import TEXTS, Delta, Offset
+from tollgate.domain.record import START, TEXTS, Delta, Offset
+from tollgate.domain.routing import MODEL_NAME, UPSTREAM_NAME
 
 
 def channel_of(task_id: UUID) -> str:
@@ -21,21 +22,33 @@ class Telling:
     attempt: int
     start: Offset
     delta: Delta
+    route: str | None = None
+    """Where the attempt runs, `zhipu/glm-4.7`; told with a record's start."""
 
     def dump(self) -> bytes:
-        return orjson.dumps([self.attempt, str(self.start), self.delta])
+        route = (self.route,) if self.route and self.start == START else ()
+        return orjson.dumps([self.attempt, str(self.start), self.delta, *route])
 
     @classmethod
     def parse(cls, payload: bytes) -> Telling | None:
         """None for what is none: anybody may write to a Redis."""
         try:
-            attempt, start, delta = orjson.loads(payload)
+            attempt, start, delta, *route = orjson.loads(payload)
             offset = Offset.parse(start)
         except (ValueError, TypeError):
             return None
         if not isinstance(attempt, int) or offset is None or not _is_delta(delta):
             return None
-        return cls(attempt=attempt, start=offset, delta=delta)
+        return cls(attempt=attempt, start=offset, delta=delta, route=_route_in(route))
+
+
+def _route_in(given: list[object]) -> str | None:
+    """It goes into a header: nothing else may."""
+    route = given[0] if given else None
+    if not isinstance(route, str):
+        return None
+    upstream, _, model = route.partition("/")
+    return route if UPSTREAM_NAME.fullmatch(upstream) and MODEL_NAME.fullmatch(model) else None
 
 
 def _is_delta(given: object) -> bool:

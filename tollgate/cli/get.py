@@ -114,6 +114,7 @@ def facts(task: Json) -> list[tuple[str, str]]:
         ("task", task["id"]),
         ("status", f"{task['status']} ({task['state']})"),
         ("model", task.get("model")),
+        ("answered", f"by {task['upstream']}/{task['upstream_model']}" if task.get("upstream") else None),
         *((name, task.get(name)) for name in ("custom_id", "request_id", "label", "batch_id")),
         ("created", output.moment(task.get("created_at"))),
         ("ended", output.moment(task["ended_at"]) if task.get("ended_at") else None),

@@ -12,7 +12,7 @@ from tollgate.cli import exits, options, output
 
 if TYPE_CHECKING:
     from tollgate.domain.prices import Price
-    from tollgate.domain.routing import Catalog
+    from tollgate.domain.routing import Catalog, Model
     from tollgate.settings import Settings
 
 Json = dict[str, Any]
@@ -95,9 +95,20 @@ def findings(catalog: Catalog, prices: list[Price], environment: dict[str, str] 
         if spec.credentials and not registry.secrets_of(spec, environment):
             names = " or ".join(name for credential in spec.credentials for name in credential.variables)
             found.append(f"no key: upstream {spec.name} (set {names}); its tasks wait")
+    found += [fallbacks_of(model) for model in catalog.models.values() if len(model.routes) > 1]
     routed = {(route.upstream, route.model) for model in catalog.models.values() for route in model.routes}
     strays = sorted({f"{p.upstream}/{p.model}" for p in prices if (p.upstream, p.model) not in routed})
     return found + [f"priced, but no model's route: {name}" for name in strays]
+
+
+def fallbacks_of(model: Model) -> str:
+    """Where its tasks go, and when."""
+    first, *others = (route.id for route in model.routes)
+    if not model.fallback_on:
+        return f"no fallback: model {model.name} stays on {first} (fallback_on is empty)"
+    tries = f"{model.fallback_after} tries" if model.fallback_after > 1 else "1 try"
+    causes = ", ".join(sorted(model.fallback_on))
+    return f"fallback: model {model.name} goes from {first} to {', '.join(others)} on {causes} (after {tries})"
 
 
 def unpriced(catalog: Catalog, prices: list[Price]) -> list[str]:
@@ -128,6 +139,8 @@ def from_files(settings: Settings) -> list[Json]:
                 "id": model.name,
                 "endpoint": ",".join(sorted(model.endpoints)),
                 "routes": [route.id for route in model.routes],
+                "fallback_on": sorted(model.fallback_on) if len(model.routes) > 1 else [],
+                "fallback_after": model.fallback_after,
                 "place": catalog.place(model.routes[0]),
                 "max_output_tokens": model.max_output_tokens,
                 "context_tokens": model.context_tokens,
@@ -152,6 +165,9 @@ def prices_of(model: Json) -> tuple[str, str]:
 
 def remarks_of(model: Json) -> str:
     parts = [f"also {', '.join(model['aliases'])}"] if model.get("aliases") else []
+    if len(model["routes"]) > 1:
+        on = model.get("fallback_on")
+        parts.append(f"falls back on {', '.join(on)} after {model['fallback_after']}" if on else "never falls back")
     if model.get("deprecated"):
         parts.append(f"deprecated: {model['deprecated']}")
     return "; ".join(parts)

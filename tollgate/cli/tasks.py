@@ -131,12 +131,13 @@ def _print_pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool, a
 
 
 def _table(tasks: list[Json]) -> Table:
-    table = output.table("id", "state", "model", "name", "label", "created", ("tries", "right"), "error")
+    table = output.table("id", "state", "model", "upstream", "name", "label", "created", ("tries", "right"), "error")
     for task in tasks:
         table.add_row(
             task["id"],
             output.state(task["state"]),
             task["model"],
+            task.get("upstream") or "",
             output.shortened(answers.name_of(task), width=24),
             output.shortened(task.get("label") or "", width=16),
             output.moment(task["created_at"]),

@@ -79,6 +79,21 @@ def next_route(
     return None
 
 
+def after_pause(model: Model, route: str, *, stuck: Collection[str]) -> Step | None:
+    """Where a task goes that waits for a route that nobody can call."""
+    return next_route(model, tried=route, cause=Cause.PAUSE, failures=1, avoid=stuck)
+
+
+def targets(catalog: Catalog, route: str, *, stuck: Collection[str]) -> frozenset[str]:
+    """Where tasks of `route` go while nobody can call the routes of `stuck`: nowhere if it is none of them, or no model
+    has anywhere else."""
+    if route not in stuck:
+        return frozenset()
+    models = (model for model in catalog.models.values() if len(model.routes) > 1)
+    steps = (after_pause(model, route, stuck=stuck) for model in models)
+    return frozenset(step.route.id for step in steps if step is not None)
+
+
 def mode_on(route: Route, *, catalog: Catalog, endpoint: str, streamed: bool) -> Mode:
     """How a task is asked on a fallback: as the route says, where the task can be asked so."""
     polled = route.mode == "async" and catalog.upstreams[route.upstream].kind == "zhipu"

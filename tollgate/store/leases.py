@@ -6,7 +6,7 @@ compares its values over time on the watcher's own clock; no clocks of two machi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -132,6 +132,12 @@ async def alive(connection: ReadConnection) -> list[WorkerRow]:
 
 def _load(text: str) -> dict[str, RouteLoad]:
     return {route: RouteLoad(*one) for route, one in orjson.loads(text).items()}
+
+
+def stuck_routes(workers: Iterable[WorkerRow]) -> frozenset[str]:
+    """Routes that every live worker that has met them says it cannot call."""
+    met = [(route, load.blocked) for worker in workers for route, load in worker.load.items()]
+    return frozenset(route for route, _ in met) - {route for route, blocked in met if not blocked}
 
 
 async def bury(connection: WriteConnection, worker_id: UUID, *, heartbeat: int | None = None) -> bool:

@@ -71,6 +71,8 @@ class Task:
     error_code: str | None = None
     error_message: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    answered_by: str | None = None
+    """Upstream and model there, `zhipu/glm-4.7`, of the attempt that answered; None: none has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,8 @@ OWNED = rows.Given.of(tasks, "project_id", "id")
 Owned = tuple[UUID, UUID]
 """A project, and the id of a task that it asks for."""
 ATTEMPT = tuple(Attempt.__dataclass_fields__)
+ANSWER = AttemptOutcome.SUCCEEDED
+ANSWERED = attempts.c.outcome == ANSWER
 
 
 async def by_ids(
@@ -122,8 +126,15 @@ async def page(
     conditions = [tasks.c.project_id == project_id, *_conditions(where)]
     if after is not None:
         conditions.append(tasks.c.id < after)
-    statement = _select(*conditions).order_by(tasks.c.id.desc()).limit(limit)
-    return [_task(row, ()) for row in (await connection.execute(statement)).all()]
+    answering = sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == task_results.c.attempt, ANSWERED)
+    statement = (
+        _select(*conditions)
+        .add_columns((attempts.c.upstream + "/" + attempts.c.upstream_model).label("answered_by"))
+        .outerjoin(attempts, answering)
+        .order_by(tasks.c.id.desc())
+        .limit(limit)
+    )
+    return [Task(**_told(row)) for row in (await connection.execute(statement)).all()]
 
 
 async def ended_among(connection: ReadConnection, ids: Sequence[UUID]) -> set[UUID]:
@@ -188,4 +199,9 @@ def _attempts_of(dialect: str) -> rows.Statement:
 
 
 def _task(row: Any, bought: tuple[Attempt, ...]) -> Task:
-    return Task(**{**row._mapping, "state": TaskState(row.state), "attempts": bought})
+    answered_by = next((f"{a.upstream}/{a.upstream_model}" for a in bought if a.outcome is ANSWER), None)
+    return Task(**_told(row), attempts=bought, answered_by=answered_by)
+
+
+def _told(row: Any) -> dict[str, Any]:
+    return {**row._mapping, "state": TaskState(row.state)}

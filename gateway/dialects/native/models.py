@@ -59,6 +59,8 @@ def _model(services: Services, prices: PriceTable, model: Model) -> dict[str, An
         "object": "model",
         "endpoint": ",".join(sorted(model.endpoints)),
         "routes": [one.id for one in model.routes],
+        "fallback_on": sorted(model.fallback_on) if len(model.routes) > 1 else [],
+        "fallback_after": model.fallback_after,
         "place": services.catalog.place(route),
         "max_output_tokens": model.max_output_tokens,
         "context_tokens": model.context_tokens,

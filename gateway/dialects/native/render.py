@@ -43,12 +43,15 @@ def accepted(one: Accepted, request: TaskRequest) -> dict[str, Any]:
 
 
 def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: bool = True) -> dict[str, Any]:
+    upstream, _, upstream_model = (one.answered_by or "").partition("/")
     shown: dict[str, Any] = {
         "id": str(one.id),
         "object": "task",
         "status": one.state.status,
         "state": one.state,
         "model": one.model,
+        "upstream": upstream or None,
+        "upstream_model": upstream_model or None,
         "endpoint": one.endpoint,
         "custom_id": one.custom_id,
         "request_id": one.request_id,

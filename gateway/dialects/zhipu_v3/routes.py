@@ -7,7 +7,7 @@ from typing import Any
 import fastapi
 
 from gateway.bodies import read_json, require_object
-from gateway.dialects.route import caller, json_response, route_class, task_asked
+from gateway.dialects.route import caller, headers_of, json_response, route_class, task_asked
 from gateway.dialects.zhipu_v3 import prompt_body, render
 from gateway.dialects.zhipu_v3.errors import RESPONSES, answer, problem, streamed
 from gateway.dialects.zhipu_v3.events import V3Frames
@@ -46,7 +46,8 @@ async def invoke(request: fastapi.Request) -> fastapi.Response:
     if one.state is not TaskState.SUCCEEDED:
         message = f"{one.error_message or 'the task failed'} (task {one.id})"
         return problem(end_of(one.error_code)[1], message, headers=headers)
-    return json_response(render.result(one, as_text=checked.return_type == "text"), headers=headers)
+    shown = render.result(one, as_text=checked.return_type == "text")
+    return json_response(shown, headers=headers_of(one.id, one.answered_by))
 
 
 @router.post("/{model}/async-invoke", openapi_extra=BODY)

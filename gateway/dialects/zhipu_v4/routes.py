@@ -9,7 +9,7 @@ import fastapi
 from gateway import chat_body, embeddings_body
 from gateway.bodies import read_json, require_object
 from gateway.chat_body import ChatBody
-from gateway.dialects.route import OF_TASK, caller, json_response, route_class, task_asked
+from gateway.dialects.route import OF_TASK, caller, headers_of, json_response, route_class, task_asked
 from gateway.dialects.zhipu_v4 import render
 from gateway.dialects.zhipu_v4.errors import FINAL, RESPONSES, answer, error_response, failed_task
 from gateway.dialects.zhipu_v4.stream import ZhipuFrames
@@ -81,7 +81,7 @@ async def _answer(request: fastapi.Request, services: Services, key: Key, accept
     if one.state is not TaskState.SUCCEEDED:
         return failed_task(one.error_code, one.error_message, task_id=str(one.id))
     shown = render.embeddings(one) if one.endpoint == "embeddings" else render.completion(one)
-    return json_response(shown, headers={"x-task-id": str(one.id)})
+    return json_response(shown, headers=headers_of(one.id, one.answered_by))
 
 
 async def _parse(request: fastapi.Request, services: Services, *, sync: bool = False) -> TaskRequest:

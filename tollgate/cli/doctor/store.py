@@ -10,6 +10,7 @@ from tollgate.cli.doctor import workers
 from tollgate.cli.doctor.configured import masked_url
 from tollgate.cli.doctor.report import Check, fail, ok, warn
 from tollgate.cli.output import count
+from tollgate.domain import fallbacks
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.routing import Catalog
 from tollgate.settings import Settings
@@ -40,7 +41,7 @@ async def check(settings: Settings, catalog: Catalog | None, *, slow: bool) -> l
         if checks[-1].state == "ok":
             checks.append(await _master(database, settings))
             checks.extend(await _workers(database, settings, catalog, slow=slow))
-            checks.extend(await _pauses(database))
+            checks.extend(await _pauses(database, catalog))
         return checks
     finally:
         await database.close()
@@ -100,17 +101,28 @@ async def _workers(database: Database, settings: Settings, catalog: Catalog | No
     return workers.check(before, catalog, now=datetime.now(UTC), advanced=advanced, start=start)
 
 
-async def _pauses(database: Database) -> list[Check]:
+async def _pauses(database: Database, catalog: Catalog | None) -> list[Check]:
     async with database.read() as connection:
         found = await pauses.read(connection)
-    return [_pause(one) for one in found] or [ok("pauses", "no upstream is paused")]
+        stuck = leases.stuck_routes(await leases.alive(connection))
+    return [_pause(one, _fate(one.upstream, stuck, catalog)) for one in found] or [
+        ok("pauses", "no upstream is paused")
+    ]
 
 
-def _pause(one: Pause) -> Check:
+def _fate(upstream: str, stuck: frozenset[str], catalog: Catalog | None) -> str:
+    """What becomes of the tasks of a paused upstream."""
+    theirs = sorted(route for route in stuck if route.partition("/")[0] == upstream)
+    gone = {route: sorted(fallbacks.targets(catalog, route, stuck=stuck)) for route in theirs} if catalog else {}
+    moved = [f"those of {route} go to {', '.join(there)}" for route, there in gone.items() if there]
+    return "; ".join(["its tasks wait", *moved])
+
+
+def _pause(one: Pause, fate: str) -> Check:
     fix = PAUSE_FIXES.get(one.reason, "see the upstream's account")
     since = one.since.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     return warn(
         f"pause {one.upstream}",
-        f"{one.credential or 'without a key'}: {one.reason}, since {since} UTC; its tasks wait",
+        f"{one.credential or 'without a key'}: {one.reason}, since {since} UTC; {fate}",
         fix=f"{fix}; one task a minute tries again and lifts it",
     )

@@ -1,0 +1,120 @@
+"""A call whose first upstream fails it is answered by the fallback, and is told who answered."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.gateway.conftest import OpenGate
+from tests.gateway.gate import V4, Gate
+from tests.gateway.test_sdk import MESSAGES, serve
+from tollgate.domain.prices import PriceTable
+from tollgate.simulator import Faults, Simulator, SimulatorSettings
+
+SECOND = "vllm/glm-4.7"
+MODELS = """
+[[upstream]]
+name = "zhipu"
+kind = "zhipu"
+base_url_env = "SIMULATOR"
+keys = ["SIMULATOR_KEY"]
+
+[[upstream]]
+name = "vllm"
+kind = "openai"
+base_url = "{second}"
+keys = ["SIMULATOR_KEY"]
+
+[[model]]
+name = "glm-4.7"
+routes = ["zhipu/glm-4.7", "vllm/glm-4.7"]
+fallback_after = 1
+"""
+PRICES = """
+currency = "CNY"
+price = [
+  { upstream = "zhipu", model = "glm-4.7", valid_from = 2024-01-01, input = "4", output = "16" },
+  { upstream = "vllm", model = "glm-4.7", valid_from = 2024-01-01, input = "1", output = "1" },
+]
+"""
+OVERLOADED = SimulatorSettings(rate_limit_code="1305", faults=Faults(rate_limit=1.0))
+BODY = {"model": "glm-4.7", "messages": MESSAGES}
+
+
+@pytest.fixture
+async def gate(gate_with: OpenGate, tmp_path: Path) -> AsyncIterator[Gate]:
+    """In front of an overloaded upstream and a fallback that answers."""
+    async with contextlib.AsyncExitStack() as stack:
+        second = await stack.enter_async_context(
+            Simulator(SimulatorSettings(extra_models=("glm-4.7",)), prices=PriceTable([]))
+        )
+        models, prices = tmp_path / "routed.toml", tmp_path / "routed-prices.toml"
+        models.write_text(MODELS.format(second=second.base_url))
+        prices.write_text(PRICES)
+        yield await stack.enter_async_context(gate_with(simulator=OVERLOADED, models_file=models, prices_file=prices))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"{V4}/chat/completions", BODY),
+        (f"{V4}/chat/completions", {**BODY, "stream": True}),
+        ("/v1/chat/completions", BODY),
+        ("/v1/chat/completions", {**BODY, "stream": True}),
+        ("/v1/responses", {"model": "glm-4.7", "input": "hello"}),
+        ("/api/paas/v3/model-api/glm-4.7/invoke", {"prompt": MESSAGES}),
+        ("/api/paas/v3/model-api/glm-4.7/sse-invoke", {"prompt": MESSAGES}),
+    ],
+)
+async def test_a_waiting_call_is_answered_by_the_fallback_and_told_so(gate: Gate, path: str, body: Any) -> None:
+    caller = await gate.caller()
+    answer = await gate.http.post(path, json=body, headers={"Authorization": f"Bearer {caller.key}"})
+    assert answer.status_code == 200
+    assert answer.headers["x-upstream"] == SECOND
+    assert "error" not in answer.text or '"error":null' in answer.text
+    task = await caller.get(f"/tasks/{answer.headers['x-task-id']}")
+    assert (task["upstream"], task["upstream_model"], task["model"]) == ("vllm", "glm-4.7", "glm-4.7")
+    refused, bought = task["attempts"]
+    assert (refused["upstream"], refused["outcome"], refused["error"]["code"]) == ("zhipu", "failed", "1305")
+    assert (bought["upstream"], bought["outcome"]) == ("vllm", "succeeded")
+    assert task["cost"] == bought["cost"] is not None
+
+
+async def test_the_sdk_reads_a_stream_that_began_at_the_fallback(gate: Gate) -> None:
+    async with serve(gate) as served, openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=served.key) as client:
+        stream = await client.chat.completions.create(
+            model="glm-4.7", messages=[{"role": "user", "content": "[[echo]]hello there"}], stream=True
+        )
+        chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "hello there"
+
+
+async def test_usage_by_upstream_tells_where_the_money_went(gate: Gate) -> None:
+    caller = await gate.caller()
+    made = await caller.submit({"model": "glm-4.7", "prompt": "hello"})
+    task = await caller.get(f"/tasks/{made['id']}?wait=10")
+    by = {group["upstream"]: group for group in (await caller.get("/usage?by=upstream"))["data"]}
+    assert (by["zhipu"]["attempts_failed"], by["zhipu"]["cost"]) == (1, "0")
+    assert (by["vllm"]["tasks_succeeded"], by["vllm"]["cost"]) == (1, task["cost"])
+
+
+async def test_before_an_answer_nobody_is_named_and_lists_name_who_answered(gate: Gate) -> None:
+    caller = await gate.caller()
+    later = await caller.submit({"model": "glm-4.7", "prompt": "hello", "run_after": "2035-01-01T00:00:00Z"})
+    assert (await caller.get(f"/tasks/{later['id']}"))["upstream"] is None
+    done = await caller.submit({"model": "glm-4.7", "prompt": "hello"})
+    await caller.get(f"/tasks/{done['id']}?wait=10")
+    listed = {task["id"]: task["upstream"] for task in (await caller.get("/tasks"))["data"]}
+    assert listed == {later["id"]: None, done["id"]: "vllm"}
+
+
+async def test_a_models_rule_is_shown(gate: Gate) -> None:
+    caller = await gate.caller()
+    (model,) = (await caller.get("/models"))["data"]
+    assert model["routes"] == ["zhipu/glm-4.7", SECOND]
+    assert (model["fallback_on"], model["fallback_after"]) == (["outage", "overload", "pause"], 1)
