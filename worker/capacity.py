@@ -38,8 +38,12 @@ class Capacity:
         return tuple(route for route in self._slots if not self.blocked(route))
 
     def blocked(self, route: str) -> bool:
-        """Its upstream is paused, or has no key here: a task of it would only be given back."""
-        return self.pauses.blocked(upstream_of(route))
+        """Its upstream is paused, or has no key here, or is down: a task of it would only be given back."""
+        return self.pauses.blocked(upstream_of(route)) or self.down(route)
+
+    def down(self, route: str) -> bool:
+        """Its last calls from here all met an outage, the last of them just now."""
+        return route in self._slots and self._slots[route].down(time.monotonic())
 
     def heed(self, heartbeat: Heartbeat) -> None:
         """A configured maximum is the fleet's: each live worker of these lanes takes its part, and learns below it."""

@@ -53,6 +53,8 @@ class Ways:
     """Routes that nobody can call."""
     last_key: bool = True
     """No other key of its upstream works: once this one is paused, the route is."""
+    down: bool = False
+    """Its route is known to be down: one failed try is enough."""
     bought: bool = False
     """Its upstream has its attempt, or may have it: it is not left while it can be fetched."""
 
@@ -68,7 +70,7 @@ class Ways:
             self.model,
             tried=self.task.route,
             cause=fallbacks.cause_of(verdict),
-            failures=self.task.route_tries + 1,
+            failures=max(self.task.route_tries + 1, self.model.fallback_after if self.down else 0),
             avoid=self.avoid,
         )
 

@@ -9,6 +9,8 @@ from functools import partial
 
 from tollgate.domain import retries, verdicts
 from tollgate.domain.errors import UpstreamError
+from tollgate.domain.fallbacks import cause_of
+from tollgate.domain.routing import Cause
 from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
@@ -33,6 +35,8 @@ class Outcome:
     """The credential is to be paused."""
     slow_down: bool = False
     """Refused for our rate: the route's concurrency is to be lowered."""
+    outage: bool = False
+    """The upstream was not there, or broken, and its tasks may go elsewhere."""
 
 
 def answered(
@@ -92,7 +96,8 @@ def failed(
     stays = tried()
     if ways is None:
         return stays
-    return replace(stays, settlement=_with_way(tried, stays.settlement, verdict, ways=ways, rules=rules, now=now))
+    settlement = _with_way(tried, stays.settlement, verdict, ways=ways, rules=rules, now=now)
+    return replace(stays, settlement=settlement, outage=ways.counts(verdict) and cause_of(verdict) is Cause.OUTAGE)
 
 
 def _with_way(

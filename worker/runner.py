@@ -228,6 +228,7 @@ class Runner:
         return replace(
             ways,
             last_key=self._capacity.pauses.last(upstream_of(claimed.route), credential),
+            down=self._capacity.down(claimed.route),
             bought=running.upstream_id is not None or claimed.unanswered > 0,
         )
 

@@ -11,6 +11,10 @@ from tollgate.domain.states import Priority
 RESERVED = 10
 """Bulk never takes the last tenth of a route's slots: an interactive call finds one free."""
 RATE_WINDOW_S = 10.0
+DOWN_AFTER = 8
+"""So many calls in a row that met an outage, and the route is down: the next would only wait for its turn to fail."""
+DOWN_S = 10.0
+"""So long nothing is sent there; then one call at a time, until one is answered."""
 
 
 class Slots:
@@ -22,10 +26,12 @@ class Slots:
         self.in_use = 0
         self._learned = LearnedLimit()
         self._settled: deque[float] = deque()
+        self._outages = 0
+        self._outage_at_s = float("-inf")
 
     @property
     def limit(self) -> int:
-        return self._learned.limit(self.ceiling)
+        return 1 if self._outages >= DOWN_AFTER else self._learned.limit(self.ceiling)
 
     def free(self, priority: Priority) -> int:
         reserved = 0 if priority is Priority.INTERACTIVE else -(-self.limit // RESERVED) if self.limit > 1 else 0
@@ -50,6 +56,19 @@ class Slots:
             now_s=now_s, started_at_s=started_at_s, in_flight=self.in_use, ceiling=self.ceiling
         )
         return self.limit < before
+
+    def note_outage(self, now_s: float) -> bool:
+        """A call met an outage, and its task has somewhere else to go; whether the route is down by it."""
+        self._outages, self._outage_at_s = self._outages + 1, now_s
+        return self._outages == DOWN_AFTER
+
+    def note_answer(self) -> None:
+        """Whatever it was, somebody is there."""
+        self._outages = 0
+
+    def down(self, now_s: float) -> bool:
+        """Whether nothing is sent there now."""
+        return self._outages >= DOWN_AFTER and now_s < self._outage_at_s + DOWN_S
 
     def note_settled(self, at_s: float) -> None:
         """For the announcer's window; `at_s` on the monotonic clock."""

@@ -43,10 +43,19 @@ class Trial:
 
     def end(self, outcome: Outcome) -> None:
         """With what came of the call, while it still has its slot."""
+        self._note_health(outcome)
         if outcome.slow_down:
             self._refused()
         elif outcome.settlement.state is TaskState.SUCCEEDED and not self._counted:
             self._let_in(again=False)
+
+    def _note_health(self, outcome: Outcome) -> None:
+        status = outcome.settlement.http_status
+        if outcome.outage:
+            if self._slots.note_outage(time.monotonic()):
+                log.warning("route is down", extra={"route": self._running.claimed.route})
+        elif status is not None and status < 500:
+            self._slots.note_answer()
 
     def _look(self) -> None:
         if self._running.sent and self._let_in(again=self._counted):

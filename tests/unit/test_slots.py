@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tollgate.domain.states import Priority
-from worker.slots import Slots
+from worker.slots import DOWN_AFTER, DOWN_S, Slots
 
 
 def slots_at(limit: int, *, ceiling: int = 1000) -> Slots:
@@ -78,3 +78,25 @@ def test_calls_that_ended_are_counted_for_ten_seconds() -> None:
     assert slots.settled_within(1.0, 10.0) == 2
     assert slots.settled_lately(15.5) == 2
     assert slots.settled_lately(30.0) == 0
+
+
+def test_a_route_is_down_after_so_many_outages_in_a_row() -> None:
+    slots = slots_at(50)
+    assert [slots.note_outage(1.0) for _ in range(DOWN_AFTER - 1)] == [False] * (DOWN_AFTER - 1)
+    slots.note_answer()
+    assert [slots.note_outage(1.0) for _ in range(DOWN_AFTER - 1)] == [False] * (DOWN_AFTER - 1)
+    assert (slots.down(1.0), slots.limit) == (False, 50)
+    assert slots.note_outage(1.0)
+    assert (slots.down(1.0), slots.limit) == (True, 1)
+
+
+def test_a_route_that_was_down_is_tried_by_one_call_at_a_time_until_one_is_answered() -> None:
+    slots = slots_at(50)
+    for _ in range(DOWN_AFTER):
+        slots.note_outage(1.0)
+    assert not slots.down(1.0 + DOWN_S)
+    assert (slots.free(Priority.BULK), slots.free(Priority.INTERACTIVE)) == (1, 1)
+    slots.note_outage(20.0)
+    assert slots.down(20.0 + DOWN_S - 0.1)
+    slots.note_answer()
+    assert (slots.down(20.0), slots.limit) == (False, 50)

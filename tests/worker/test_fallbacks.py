@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -13,7 +13,9 @@ from aiohttp import web
 from tests.store import seeds
 from tests.store.ledgers import differing
 from tests.worker.async_cloud import AsyncCloud, done, fails, numbered, refused
+from tests.worker.test_announcer import Told
 from tests.worker.world import HASTY, INTERACTIVE, KEYS, PRICES, ROUTE, World, until, zhipu
+from tollgate.broker.publisher import Publisher
 from tollgate.domain.prices import PriceTable, Tier
 from tollgate.domain.routing import Catalog, Cause, Model, Route
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
@@ -22,8 +24,11 @@ from tollgate.store import pauses as pause_store
 from tollgate.store import price_list
 from tollgate.store.schema import usage_hourly
 from tollgate.store.tasks import Task
+from worker import slots
+from worker.announcer import Announcer
 from worker.billing import Rules
 from worker.engine import Engine
+from worker.rerouting import Mover
 from worker.upstreams.chat import ChatUpstream
 
 SECOND = "vllm/glm-4.7"
@@ -115,21 +120,63 @@ async def test_a_rate_limit_does_not_move_a_task_unless_its_model_says_so(world:
     assert task.attempts[1].upstream == "vllm"
 
 
-async def test_an_upstream_that_is_gone_is_left_and_its_tasks_all_end_elsewhere(world: World) -> None:
+async def test_an_upstream_that_is_gone_is_left_and_billed_at_the_fallback(world: World) -> None:
     second = await second_of(world)
     engine = await engine_of(world, await refused_address(), second.base_url)
-    done = await world.run(engine, *(f"text {i}" for i in range(50)))
-    assert {task.state for task in done} == {TaskState.SUCCEEDED}
-    for task in done:
-        assert story(task) == [("zhipu", FIRST_FAILED, 2), ("vllm", AttemptOutcome.SUCCEEDED, 1)]
-    assert second.bill.charges == 50
+    done = await world.run(engine, "one", "two", "three")
+    assert [story(task) for task in done] == [[("zhipu", FIRST_FAILED, 2), ("vllm", AttemptOutcome.SUCCEEDED, 1)]] * 3
+    assert second.bill.charges == 3
     assert await world.cost_nano() == second.bill.cost_nano == (await world.accounts()).cost_nano
-    rows = await seeds.rows_of(world.database, usage_hourly)
-    by_upstream = Counter({row.upstream: 0 for row in rows})
-    for row in rows:
+    by_upstream: Counter[str] = Counter()
+    for row in await seeds.rows_of(world.database, usage_hourly):
         by_upstream[row.upstream] += row.cost_nano
-    assert by_upstream == {"zhipu": 0, "vllm": second.bill.cost_nano}
+    assert dict(by_upstream) == {"zhipu": 0, "vllm": second.bill.cost_nano}
     await in_books(world)
+
+
+async def test_while_a_route_is_down_tasks_are_not_sent_there_to_fail(world: World) -> None:
+    """The first tell that it is; what waits is moved by the beat, and not one of them pays for it with its time."""
+    second = await second_of(world)
+    engine = await engine_of(world, await refused_address(), second.base_url)
+    told = Told()
+    mover = Mover(world.database, engine.runner._rules)
+    announcer = Announcer(world.database, cast(Publisher, told), mover=mover)
+    ids = await world.queue(*(f"text {i}" for i in range(100)))
+    engine.offer(INTERACTIVE, {ROUTE: ids})
+
+    async def ended() -> bool:
+        await announcer.announce()
+        for route in (ROUTE, SECOND):
+            engine.offer(INTERACTIVE, {route: told.ids})
+        return world.ended_ids.issuperset(ids)
+
+    await until(ended)
+    tasks = [await world.task(task_id) for task_id in ids]
+    assert {(task.state, task.route) for task in tasks} == {(TaskState.SUCCEEDED, SECOND)}
+    assert second.bill.charges == 100
+    assert sum(attempt.tries for task in tasks for attempt in task.attempts if attempt.upstream == "zhipu") < 60
+    await in_books(world)
+
+
+async def test_a_route_that_was_down_is_used_again_once_it_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its ten seconds would be this test's.
+    monkeypatch.setattr(slots, "DOWN_S", 0.1)
+    first, second = await world.simulator(faults=Faults(server_error=1.0)), await second_of(world)
+    engine = await engine_of(world, first.base_url, second.base_url, fallback_after=1)
+    for n in range(slots.DOWN_AFTER):
+        await world.run(engine, f"text {n}")
+    first.change(faults={"server_error": 0.0})
+
+    async def back() -> bool:
+        return not engine._capacity.down(ROUTE)
+
+    await until(back)
+    assert engine._capacity.slots(ROUTE).limit == 1
+    [task] = await world.run(engine, "once more")
+    assert task.route == ROUTE
+    assert engine._capacity.slots(ROUTE).limit > 1
 
 
 async def test_a_try_that_may_have_been_billed_closes_as_uncertain_before_the_task_goes(world: World) -> None:
