@@ -152,3 +152,14 @@ def test_models_are_listed_from_the_files(tollgate: Tollgate) -> None:
     assert found["glm-4-air"]["price"]["tiers"][0]["input"] == "0.5"
     assert found["embedding-3"]["endpoint"] == "embeddings"
     assert re.search(r"glm-5\.1 +chat +zhipu/glm-5\.1 +6\.00\+", tollgate("models", "list", "--offline").stdout)
+
+
+def test_models_check_says_where_tasks_fall_back_to(tollgate: Tollgate, tmp_path: Path) -> None:
+    upstreams = "".join(f'[[upstream]]\nname = "{n}"\nkind = "openai"\nbase_url = "http://h/v1"\n' for n in "ab")
+    (tmp_path / "models.toml").write_text(
+        f'{upstreams}[[model]]\nname = "m"\nroutes = ["a/m", "b/m"]\n'
+        '[[model]]\nname = "n"\nroutes = ["a/n", "b/n"]\nfallback_on = []\n'
+    )
+    told = tollgate("models", "check", "models.toml").stdout
+    assert "fallback: model m goes from a/m to b/m on outage, overload, pause (after 2 tries)" in told
+    assert "no fallback: model n stays on a/n (fallback_on is empty)" in told

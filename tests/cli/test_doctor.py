@@ -13,11 +13,11 @@ import pytest
 
 from tests.cli.conftest import Tollgate, Up
 from tollgate import configuration, settings
-from tollgate.cli.doctor import configured, upstreams, workers
+from tollgate.cli.doctor import configured, store, upstreams, workers
 from tollgate.cli.doctor.report import Check
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
-from tollgate.domain.routing import Catalog
+from tollgate.domain.routing import Catalog, Model, Route, UpstreamSpec
 from tollgate.simulator import Simulator, SimulatorSettings
 from tollgate.store.leases import WorkerRow
 
@@ -134,6 +134,16 @@ def test_a_watched_heartbeat_is_believed_whatever_the_clock_says(catalog: Catalo
 def test_only_a_refused_credential_is_a_failure(status: int, code: str | None, state: str) -> None:
     body = json.dumps({"error": {"code": code, "message": "m"}}) if code else "<html>"
     assert upstreams.judged("u", "http://x", status=status, body=body).state == state
+
+
+def test_a_paused_upstream_is_told_with_the_fallback_of_its_routes() -> None:
+    specs = {name: UpstreamSpec(name=name, kind="openai") for name in ("a", "b")}
+    routes = (Route(upstream="a", model="m"), Route(upstream="b", model="m"))
+    routed = Catalog(upstreams=specs, models={"m": Model(name="m", routes=routes)})
+    assert store.fate_of("a", frozenset({"a/m"}), routed) == "its tasks wait; those of a/m go to b/m"
+    assert store.fate_of("a", frozenset({"a/m", "b/m"}), routed) == "its tasks wait"
+    assert store.fate_of("a", frozenset(), routed) == "its tasks wait"
+    assert store.fate_of("a", frozenset({"a/m"}), None) == "its tasks wait"
 
 
 Ask = Callable[..., list[Check]]

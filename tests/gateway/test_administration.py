@@ -121,6 +121,8 @@ class TestModelsAndPrices:
             "object": "model",
             "endpoint": "chat",
             "routes": ["zhipu/glm-4.7"],
+            "fallback_on": [],
+            "fallback_after": 2,
             "place": "cloud",
             "max_output_tokens": 131072,
             "context_tokens": None,

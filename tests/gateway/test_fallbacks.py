@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import V4, Gate
 from tests.gateway.test_sdk import MESSAGES, serve
+from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
 from tollgate.simulator import Faults, Simulator, SimulatorSettings
+from tollgate.store import leases
 
 SECOND = "vllm/glm-4.7"
 MODELS = """
@@ -111,6 +114,18 @@ async def test_before_an_answer_nobody_is_named_and_lists_name_who_answered(gate
     await caller.get(f"/tasks/{done['id']}?wait=10")
     listed = {task["id"]: task["upstream"] for task in (await caller.get("/tasks"))["data"]}
     assert listed == {later["id"]: None, done["id"]: "vllm"}
+
+
+async def test_a_stuck_route_is_shown_with_where_its_tasks_go(gate: Gate) -> None:
+    now = datetime.now(UTC)
+    async with gate.database.write() as connection:
+        for worker in await leases.alive(connection):
+            await leases.bury(connection, worker.id)
+        await leases.register(connection, worker_id := new_id(), name="w", lanes=("cloud.bulk",), now=now)
+        load = {"zhipu/glm-4.7": leases.RouteLoad(0, 0, True), SECOND: leases.RouteLoad(0, 9)}
+        await leases.renew(connection, worker_id, load=load, now=now)
+    ready = (await gate.http.get("/readyz")).json()
+    assert ready["stuck_routes"] == [{"route": "zhipu/glm-4.7", "fallbacks": [SECOND]}]
 
 
 async def test_a_models_rule_is_shown(gate: Gate) -> None:

@@ -15,11 +15,13 @@ from uuid import UUID
 import pytest
 
 from tests.store import seeds
+from tollgate.domain.fallbacks import Reroute
 from tollgate.domain.ids import new_id
 from tollgate.domain.settling import Settlement
-from tollgate.domain.states import OnUncertain
+from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.tasks import Key
 from tollgate.store import announce, claims, intake, leases, roll_up, settlements, shards, tasks, usage
+from tollgate.store import waiting as waiting_store
 from tollgate.store.announce import Queue
 from tollgate.store.database import Database, WriteConnection
 from tollgate.store.tasks import Filter
@@ -189,6 +191,11 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
         lambda crowd, c: settlements.settle(c, [stale(id_) for id_ in crowd.waiting[:50]], now=seeds.NOW),
         {"pk_tasks"},
     ),
+    "send elsewhere": (
+        lambda crowd, c: settlements.settle(c, [leaving(id_) for id_ in crowd.waiting[-50:]], now=seeds.NOW),
+        {"pk_tasks"},
+    ),
+    "those that wait": (lambda crowd, c: waiting_store.read(c, crowd.waiting[-50:]), {"pk_tasks"}),
     "repeat a submission": (
         lambda crowd, c: intake.submit(
             c, [tuple(seeds.a_task(crowd.key, request_id=f"r{n}") for n in range(0, 150, 3))]
@@ -245,6 +252,22 @@ def stale(task_id: UUID) -> Settlement:
         max_tokens=None, assumed_max_tokens=1, attempt_started_at=seeds.NOW,
     )  # fmt: skip
     return seeds.success(claimed)
+
+
+def leaving(task_id: UUID) -> Settlement:
+    """Of a task that waits for a route that nobody can call."""
+    there = Reroute(
+        route="b/m",
+        lane="cloud.bulk",
+        mode="direct",
+        on_uncertain=OnUncertain.RETRY,
+        reserved_nano=1,
+        reserved_tokens=1,
+    )
+    return Settlement(
+        task_id=task_id, fence=0, attempt=1, held=TaskState.QUEUED, outcome=AttemptOutcome.OPEN, state=TaskState.QUEUED,
+        not_before=seeds.NOW, reroute=there,
+    )  # fmt: skip
 
 
 @pytest.mark.timeout(300)

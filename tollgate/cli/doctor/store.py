@@ -105,12 +105,12 @@ async def _pauses(database: Database, catalog: Catalog | None) -> list[Check]:
     async with database.read() as connection:
         found = await pauses.read(connection)
         stuck = leases.stuck_routes(await leases.alive(connection))
-    return [_pause(one, _fate(one.upstream, stuck, catalog)) for one in found] or [
+    return [_pause(one, fate_of(one.upstream, stuck, catalog)) for one in found] or [
         ok("pauses", "no upstream is paused")
     ]
 
 
-def _fate(upstream: str, stuck: frozenset[str], catalog: Catalog | None) -> str:
+def fate_of(upstream: str, stuck: frozenset[str], catalog: Catalog | None) -> str:
     """What becomes of the tasks of a paused upstream."""
     theirs = sorted(route for route in stuck if route.partition("/")[0] == upstream)
     gone = {route: sorted(fallbacks.targets(catalog, route, stuck=stuck)) for route in theirs} if catalog else {}
