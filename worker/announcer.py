@@ -32,6 +32,8 @@ ROUNDS = 2
 is told far ahead only fills the workers' buffers, and is given back a row at a time."""
 UNKNOWN_ROUTE_WINDOW = 128
 """For a route that no live worker has met yet."""
+MOVED_AHEAD = 4
+"""A worker that is done with what was moved to a route cannot ask for more of it: it gets so many windows at once."""
 
 
 class Announcer:
@@ -99,9 +101,9 @@ def _windows(workers: list[leases.WorkerRow]) -> dict[str, int]:
 
 
 def _window(windows: Mapping[str, int], routes: Iterable[str]) -> int:
-    """Of a queue whose tasks go to `routes`. They are moved no faster than they can be taken there: what still
-    waits when its own route comes back stays with it."""
-    return min(MOVED_AT_ONCE, max(windows.get(route, UNKNOWN_ROUTE_WINDOW) for route in routes))
+    """Of a queue whose tasks go to `routes`. They are moved about as fast as they can be taken there: what still waits
+    when its own route comes back stays with it."""
+    return min(MOVED_AT_ONCE, MOVED_AHEAD * max(windows.get(route, UNKNOWN_ROUTE_WINDOW) for route in routes))
 
 
 def _expired(late: Overdue) -> Settlement:

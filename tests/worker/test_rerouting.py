@@ -106,7 +106,7 @@ async def test_stuck_routes_are_stepped_over_and_aliases_are_the_models_names(wo
 
 async def test_no_more_are_moved_than_the_fallback_can_take(world: World) -> None:
     """What still waits when its own route is back stays with it."""
-    await a_worker(world, {ROUTE: STUCK, SECOND: (0, 4, False)})
+    await a_worker(world, {ROUTE: STUCK, SECOND: (0, 1, False)})
     announcer, _ = announcer_of(world, rules_of(ROUTE, SECOND))
     ids = await queue(world, 20, lane=BULK)
     await announcer.announce()
@@ -114,12 +114,12 @@ async def test_no_more_are_moved_than_the_fallback_can_take(world: World) -> Non
 
 
 async def test_projects_share_the_moves(world: World) -> None:
-    await a_worker(world, {ROUTE: STUCK, SECOND: (0, 2, False)})
+    await a_worker(world, {ROUTE: STUCK, SECOND: (0, 1, False)})
     announcer, _ = announcer_of(world, rules_of(ROUTE, SECOND))
     first = await queue(world, 20, feed=UUID(int=1))
     second = await queue(world, 20, feed=UUID(int=2))
     await announcer.announce()
-    assert (await routes_of(world, first))[SECOND] == (await routes_of(world, second))[SECOND] == 2
+    assert (await routes_of(world, first))[SECOND] == (await routes_of(world, second))[SECOND] == 4
 
 
 async def test_a_refused_attempt_is_closed_with_what_was_said_of_it(world: World) -> None:

@@ -12,7 +12,7 @@ from tollgate.cli import exits, options, output
 
 if TYPE_CHECKING:
     from tollgate.domain.prices import Price
-    from tollgate.domain.routing import Catalog, Model
+    from tollgate.domain.routing import Catalog, Model, Route
     from tollgate.settings import Settings
 
 Json = dict[str, Any]
@@ -91,6 +91,9 @@ def findings(catalog: Catalog, prices: list[Price], environment: dict[str, str] 
     from worker.upstreams import registry
 
     found = [f"unpriced: {name} (counts as costing nothing)" for name in unpriced(catalog, prices)]
+    found += [
+        f"unpriced fallback: {name} (no task with a budget in money goes there)" for name in unbuyable(catalog, prices)
+    ]
     for spec in catalog.upstreams.values():
         if spec.credentials and not registry.secrets_of(spec, environment):
             names = " or ".join(name for credential in spec.credentials for name in credential.variables)
@@ -113,14 +116,19 @@ def fallbacks_of(model: Model) -> str:
 
 def unpriced(catalog: Catalog, prices: list[Price]) -> list[str]:
     """Models with a route that has no price in force."""
+    return [model.name for model in catalog.models.values() if without_price(model.routes, prices)]
+
+
+def unbuyable(catalog: Catalog, prices: list[Price]) -> list[str]:
+    """Routes after a model's first that have no price in force."""
+    return sorted({route.id for m in catalog.models.values() for route in without_price(m.routes[1:], prices)})
+
+
+def without_price(routes: tuple[Route, ...], prices: list[Price]) -> list[Route]:
     from tollgate.domain.prices import PriceTable
 
     table, now = PriceTable(prices), datetime.now(UTC)
-    return [
-        model.name
-        for model in catalog.models.values()
-        if any(table.find(route.upstream, route.model, at=now) is None for route in model.routes)
-    ]
+    return [route for route in routes if table.find(route.upstream, route.model, at=now) is None]
 
 
 def from_files(settings: Settings) -> list[Json]:
