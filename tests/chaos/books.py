@@ -8,7 +8,7 @@ import csv
 import io
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -82,11 +82,11 @@ class Books:
         return [row for row in self.attempts if row["outcome"] == outcome]
 
 
-def read(database_url: str, *, bill: str = "") -> Books:
-    """`bill`: the text of the simulator's bill.csv."""
+def read(database_url: str, *bills: str) -> Books:
+    """`bills`: the text of each simulator's bill.csv."""
     found = _sqlite(database_url) if database_url.startswith("sqlite") else asyncio.run(_postgres(database_url))
     tasks = {hex_of(row["id"]): row for row in found.pop("tasks")}
-    return Books(tasks=tasks, bill=_charges(bill), **found)
+    return Books(tasks=tasks, bill=_charges(bills), **found)
 
 
 def hex_of(value: object) -> str:
@@ -116,8 +116,8 @@ def _sqlite(url: str) -> dict[str, list[Row]]:
         return {name: [dict(row) for row in connection.execute(sql)] for name, sql in QUERIES.items()}
 
 
-def _charges(text: str) -> dict[str, list[int]]:
+def _charges(bills: Iterable[str]) -> dict[str, list[int]]:
     charges: dict[str, list[int]] = defaultdict(list)
-    for row in csv.DictReader(io.StringIO(text)):
+    for row in (row for text in bills for row in csv.DictReader(io.StringIO(text))):
         charges[row["request_id"]].append(int(Decimal(row["cost"]) * 10**9))
     return dict(charges)

@@ -68,6 +68,8 @@ class Deployment:
         self.port = free_port()
         self.accepted: set[str] = set()
         """Every id that a client was answered."""
+        self.further_bills: list[str] = []
+        """Addresses of simulators beside the first, which have bills of their own."""
         models = folder / "models.toml"
         models.write_text(MODELS_FILE.format(patience_s=patience_s))
         self.environment = {
@@ -175,8 +177,8 @@ class Deployment:
         return answer.json()
 
     def books(self) -> Books:
-        bill = httpx2.get(f"{self.simulator_url}/simulator/bill.csv").text
-        return books.read(self.postgres.url(self._database), bill=bill)
+        bills = [httpx2.get(f"{url}/simulator/bill.csv").text for url in (self.simulator_url, *self.further_bills)]
+        return books.read(self.postgres.url(self._database), *bills)
 
     def save_bill(self) -> str:
         """The path of the simulator's bill."""

@@ -53,7 +53,7 @@ class Embedded:
 
     def books(self) -> Books:
         bill = httpx2.get(f"{self.simulator_url}/simulator/bill.csv").text
-        return books.read(f"sqlite:///{self.file}", bill=bill)
+        return books.read(f"sqlite:///{self.file}", bill)
 
     def check_file(self) -> str:
         """SQLite's own: "ok", or what is broken."""
