@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -11,8 +11,9 @@ from tollgate.domain import fallbacks, lanes
 from tollgate.domain.errors import UnknownModelError
 from tollgate.domain.fallbacks import Reroute, Step
 from tollgate.domain.prices import worst_case_nano
-from tollgate.domain.routing import Catalog, Model
-from tollgate.domain.states import OnUncertain
+from tollgate.domain.routing import Catalog, Cause, Model
+from tollgate.domain.settling import Settlement
+from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.verdicts import Action, Verdict
 from worker.billing import Rules
 
@@ -58,9 +59,18 @@ class Ways:
     bought: bool = False
     """Its upstream has its attempt, or may have it: it is not left while it can be fetched."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another route can be called now."""
+        return any(route.id != self.task.route and route.id not in self.avoid for route in self.model.routes)
+
     def counts(self, verdict: Verdict) -> bool:
         """Whether the failed try is one of those that make the task leave its route."""
         return fallbacks.counts(self.model, verdict)
+
+    def outage(self, verdict: Verdict) -> bool:
+        """Whether the try met an outage that its task can go away from."""
+        return self.elsewhere and self.counts(verdict) and fallbacks.cause_of(verdict) is Cause.OUTAGE
 
     def after(self, verdict: Verdict) -> Step | None:
         """Where the next try goes after one that was judged so; None: it stays."""
@@ -107,3 +117,32 @@ def ways_of(task: Routed, catalog: Catalog, *, blocked: Callable[[str], bool]) -
         return None
     avoid = frozenset(route.id for route in model.routes if blocked(route.id))
     return Ways(task=task, model=model, catalog=catalog, avoid=avoid)
+
+
+def settled(
+    stays: Settlement,
+    verdict: Verdict,
+    *,
+    ways: Ways,
+    rules: Rules,
+    now: datetime,
+    tried: Callable[[bool], Settlement],
+) -> Settlement:
+    """On the model's next route, if its rule says so and the upstream does not have the call, nor may have it.
+
+    `stays` is what the try comes to on its own route; `tried` says it of a next try that is at once, or is not."""
+    stays = replace(stays, counts_on_route=ways.counts(verdict))
+    if (way := ways.after(verdict)) is None:
+        return stays
+    goes = tried(way.at_once)
+    refused = goes.outcome is AttemptOutcome.OPEN
+    if goes.state is not TaskState.QUEUED or (refused and (goes.unanswered or ways.bought)):
+        return stays
+    return replace(
+        goes,
+        outcome=AttemptOutcome.FAILED if refused else goes.outcome,
+        not_before=goes.not_before or now,
+        hinted=goes.hinted and ways.same_place(way),
+        reroute=ways.reroute(way, rules=rules, now=now),
+        otherwise=stays,
+    )

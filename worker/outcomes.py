@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 from tollgate.domain import retries, verdicts
 from tollgate.domain.errors import UpstreamError
-from tollgate.domain.fallbacks import cause_of
-from tollgate.domain.routing import Cause
 from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
 from tollgate.domain.verdicts import Action, Verdict
-from worker import billing
+from worker import billing, detours
 from worker.billing import Leased, Rules
 from worker.detours import Ways
 from worker.upstreams.upstream import Answer
@@ -96,35 +93,11 @@ def failed(
     stays = tried()
     if ways is None:
         return stays
-    settlement = _with_way(tried, stays.settlement, verdict, ways=ways, rules=rules, now=now)
-    return replace(stays, settlement=settlement, outage=ways.counts(verdict) and cause_of(verdict) is Cause.OUTAGE)
-
-
-def _with_way(
-    tried: Callable[..., Outcome],
-    stays: Settlement,
-    verdict: Verdict,
-    *,
-    ways: Ways,
-    rules: Rules,
-    now: datetime,
-) -> Settlement:
-    """On the model's next route, if its rule says so and the upstream does not have the call, nor may have it."""
-    stays = replace(stays, counts_on_route=ways.counts(verdict))
-    if (way := ways.after(verdict)) is None:
-        return stays
-    goes = tried(at_once=way.at_once).settlement
-    kept = goes.outcome is AttemptOutcome.OPEN and (goes.unanswered or ways.bought)
-    if goes.state is not TaskState.QUEUED or kept:
-        return stays
-    return replace(
-        goes,
-        outcome=AttemptOutcome.FAILED if goes.outcome is AttemptOutcome.OPEN else goes.outcome,
-        not_before=goes.not_before or now,
-        hinted=goes.hinted and ways.same_place(way),
-        reroute=ways.reroute(way, rules=rules, now=now),
-        otherwise=stays,
-    )
+    settlement = detours.settled(
+        stays.settlement, verdict, ways=ways, rules=rules, now=now,
+        tried=lambda at_once: tried(at_once=at_once).settlement,
+    )  # fmt: skip
+    return replace(stays, settlement=settlement, outage=ways.outage(verdict))
 
 
 def _tried(

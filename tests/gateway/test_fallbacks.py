@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
+import orjson
 import pytest
+from aiohttp import web
 
 from tests.gateway.conftest import OpenGate
-from tests.gateway.gate import V4, Gate
+from tests.gateway.gate import LIMIT_S, V4, Gate
 from tests.gateway.test_sdk import MESSAGES, serve
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
@@ -49,6 +53,14 @@ OVERLOADED = SimulatorSettings(rate_limit_code="1305", faults=Faults(rate_limit=
 BODY = {"model": "glm-4.7", "messages": MESSAGES}
 
 
+def written(folder: Path, second: Simulator) -> dict[str, Path]:
+    """The two files, as settings."""
+    models, prices = folder / "routed.toml", folder / "routed-prices.toml"
+    models.write_text(MODELS.format(second=second.base_url))
+    prices.write_text(PRICES)
+    return {"models_file": models, "prices_file": prices}
+
+
 @pytest.fixture
 async def gate(gate_with: OpenGate, tmp_path: Path) -> AsyncIterator[Gate]:
     """In front of an overloaded upstream and a fallback that answers."""
@@ -56,10 +68,8 @@ async def gate(gate_with: OpenGate, tmp_path: Path) -> AsyncIterator[Gate]:
         second = await stack.enter_async_context(
             Simulator(SimulatorSettings(extra_models=("glm-4.7",)), prices=PriceTable([]))
         )
-        models, prices = tmp_path / "routed.toml", tmp_path / "routed-prices.toml"
-        models.write_text(MODELS.format(second=second.base_url))
-        prices.write_text(PRICES)
-        yield await stack.enter_async_context(gate_with(simulator=OVERLOADED, models_file=models, prices_file=prices))
+        files = written(tmp_path, second)
+        yield await stack.enter_async_context(gate_with(simulator=OVERLOADED, **files))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +105,70 @@ async def test_the_sdk_reads_a_stream_that_began_at_the_fallback(gate: Gate) -> 
         )
         chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "hello there"
+
+
+class Breaking:
+    """An upstream that begins every answer, and breaks off when `told`."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.base_url = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        choice = {"index": 0, "delta": {"role": "assistant", "content": "half an"}}
+        await stream.write(b"data: " + orjson.dumps({"id": "1", "choices": [choice]}) + b"\n\n")
+        await self.told.wait()
+        if request.transport is not None:
+            request.transport.abort()
+        return stream
+
+    async def __aenter__(self) -> Breaking:
+        app = web.Application()
+        app.router.add_post("/chat/completions", self.answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.told.set()
+        await self._runner.cleanup()
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_stream_that_breaks_off_begins_anew_at_the_fallback(
+    gate_with: OpenGate, tmp_path: Path, native: bool
+) -> None:
+    """Its readers are told of a restart; a call that cannot tell it ends with an error, and its task goes on."""
+    prices = PriceTable([])
+    async with Breaking() as first, Simulator(SimulatorSettings(extra_models=("glm-4.7",)), prices=prices) as second:
+        files = written(tmp_path, second)
+        async with gate_with(upstream=first.base_url, **files) as gate, serve(gate) as served:
+            headers = {"Authorization": f"Bearer {served.key}"}
+            async with httpx2.AsyncClient(base_url=served.url, headers=headers, timeout=LIMIT_S) as http:
+                if native:
+                    made = await http.post("/tasks", json={"model": "glm-4.7", "prompt": "hello", "stream": True})
+                    asked = http.stream("GET", f"/tasks/{made.json()['id']}/events")
+                else:
+                    asked = http.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True})
+                async with asked as answer:
+                    lines = answer.aiter_lines()
+                    begun = [await anext(lines)]
+                    first.told.set()
+                    text = "\n".join([*begun, *[line async for line in lines]])
+                if native:
+                    names = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
+                    assert (names[0], "restart" in names, names[-1]) == ("delta", True, "end")
+                else:
+                    assert answer.headers["x-upstream"] == "zhipu/glm-4.7", "who had begun it"
+                    assert "is run again" in text
+                task_id = made.json()["id"] if native else answer.headers["x-task-id"]
+                task = (await http.get(f"/tasks/{task_id}", params={"wait": LIMIT_S})).json()
+    assert [(a["upstream"], a["outcome"]) for a in task["attempts"]] == [("zhipu", "failed"), ("vllm", "succeeded")]
+    assert (task["upstream"], task["attempts"][0]["cost_estimated"]) == ("vllm", True)
 
 
 async def test_usage_by_upstream_tells_where_the_money_went(gate: Gate) -> None:

@@ -158,6 +158,25 @@ async def test_while_a_route_is_down_tasks_are_not_sent_there_to_fail(world: Wor
     await in_books(world)
 
 
+async def test_where_all_routes_are_gone_tasks_are_tried_until_their_last_retry(world: World) -> None:
+    """None is kept waiting for a route that is down."""
+    engine = await engine_of(world, await refused_address(), await refused_address())
+    told = Told()
+    announcer = Announcer(world.database, cast(Publisher, told), mover=Mover(world.database, engine.runner._rules))
+    last = datetime.now(UTC) + timedelta(seconds=2)
+    ids = await world.queue(*(f"text {i}" for i in range(30)), retry_until=last)
+    engine.offer(INTERACTIVE, {ROUTE: ids})
+
+    async def ended() -> bool:
+        await announcer.announce()
+        engine.offer(INTERACTIVE, {SECOND: told.ids})
+        return world.ended_ids.issuperset(ids)
+
+    await until(ended, limit_s=60)
+    assert {(await world.state(task_id)) for task_id in ids} == {TaskState.FAILED}
+    await in_books(world)
+
+
 async def test_a_route_that_was_down_is_used_again_once_it_answers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
