@@ -17,9 +17,9 @@ from tollgate.store import price_list
 from tollgate.store.database import Database
 
 BUDGET = {
-    "id", "object", "project", "key", "period", "limit_cost", "limit_tokens", "spent_cost", "spent_tokens",
-    "reserved_cost", "reserved_tokens", "uncertain_cost", "uncertain_tokens", "left", "currency", "created_at",
-    "starts_on", "resets_at",
+    "id", "object", "project", "key", "period", "limit_cost", "limit_tokens", "limit_tasks",
+    "spent_cost", "spent_tokens", "reserved_cost", "reserved_tokens", "reserved_tasks",
+    "uncertain_cost", "uncertain_tokens", "left", "currency", "created_at", "starts_on", "resets_at",
 }  # fmt: skip
 LIMITS = {"project": "acme", "period": "total", "limit_cost": "0.002"}
 """Room for one of `small`, whose 100 tokens out cost 0.0016 and whose prompt costs less than 0.0004."""

@@ -14,7 +14,7 @@ from tollgate.domain.budgets import NOTHING, Amounts, Budget, Period, charged
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.settling import BILL, Bill
-from tollgate.domain.states import AttemptOutcome
+from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import Key, NewTask
 from tollgate.store import budgets, intake, periods, reservations
 from tollgate.store.database import Database, WriteConnection
@@ -23,12 +23,15 @@ from tollgate.store.schema import attempts, budget_periods, tasks
 PRICES = PriceTable([seeds.PRICE])
 NANO, TOKENS = 740_000, 100
 """The most that `a_task` can come to: 10 tokens in for 2,000 each, 90 out for 8,000."""
-RESERVED = Amounts(reserved_nano=NANO, reserved_tokens=TOKENS)
+RESERVED = Amounts(reserved_nano=NANO, reserved_tokens=TOKENS, reserved_tasks=1)
 SPENT = Amounts(spent_nano=600_000, spent_tokens=150)
 """Of `seeds.BILL`."""
 POSSIBLE = Bill(possible_cost_nano=NANO, possible_tokens=TOKENS)
 IN_DOUBT = Amounts(uncertain_nano=NANO, uncertain_tokens=TOKENS)
 PeriodKey = tuple[UUID, date]
+OF_MONEY = (Period.DAY, Period.MONTH, Period.TOTAL)
+IN_FLIGHT: dict[str, Any] = {"period": Period.IN_FLIGHT, "limit_nano": None}
+"""Of a budget of tasks in flight, beside its `limit_tasks`."""
 
 
 def a_task(key: Key, **changes: Any) -> NewTask:
@@ -81,7 +84,11 @@ async def from_the_rows(database: Database) -> dict[PeriodKey, Amounts]:
     owners = {row.id: row for row in await seeds.rows_of(database, tasks)}
     for row in owners.values():
         for period in reservations.periods_of(row.charged_to):
-            sums[period] += Amounts(reserved_nano=row.reserved_nano or 0, reserved_tokens=row.reserved_tokens or 0)
+            sums[period] += Amounts(
+                reserved_nano=row.reserved_nano or 0,
+                reserved_tokens=row.reserved_tokens or 0,
+                reserved_tasks=int(not TaskState(row.state).ended),
+            )
     for row in await seeds.rows_of(database, attempts):
         bill = Bill(**{name: getattr(row, name) for name in BILL})
         for period in reservations.periods_of(owners[row.task_id].charged_to):

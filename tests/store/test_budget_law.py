@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from uuid import UUID
@@ -12,7 +13,7 @@ import pytest
 from tests.store import seeds, spending
 from tests.store.test_accounts import Walk
 from tollgate.domain.budgets import NOTHING, Period
-from tollgate.domain.errors import BudgetExceededError
+from tollgate.domain.errors import BudgetExceededError, RateLimitedError
 from tollgate.domain.ids import new_id
 from tollgate.domain.settling import Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
@@ -31,7 +32,7 @@ class SpendingWalk(Walk):
     """A random sequence of what everybody does, where no answer costs more than was reserved for it."""
 
     keys: list[Key]
-    refused: int = 0
+    refused: Counter[type[Exception]] = field(default_factory=Counter)
     known: list[NewTask] = field(default_factory=list)
 
     async def step(self) -> None:
@@ -44,8 +45,8 @@ class SpendingWalk(Walk):
         given = [[self.a_task() for _ in range(self.random.randrange(1, 3))] for _ in range(2)]
         outcomes = await spending.submit(self.database, *given)
         for submission, outcome in zip(given, outcomes, strict=True):
-            if isinstance(outcome, BudgetExceededError):
-                self.refused += 1
+            if isinstance(outcome, BudgetExceededError | RateLimitedError):
+                self.refused[type(outcome)] += 1
                 continue
             assert all(isinstance(one, Accepted) for one in outcome)
             self.known += submission
@@ -103,6 +104,8 @@ async def begin(database: Database, *, seed: int) -> SpendingWalk:
     await spending.a_budget(database, one, limit_nano=None, limit_tokens=60 * spending.TOKENS)
     nano, tokens = 8 * spending.NANO, 9 * spending.TOKENS
     await spending.a_budget(database, other, key_id=other.id, period=Period.MONTH, limit_nano=nano, limit_tokens=tokens)
+    await spending.a_budget(database, one, key_id=one.id, limit_tasks=8, **spending.IN_FLIGHT)
+    await spending.a_budget(database, one, limit_tasks=13, **spending.IN_FLIGHT)
     walk = SpendingWalk(
         database=database, random=random.Random(seed), ids=[], project_id=one.project_id, keys=[one, other]
     )
@@ -117,6 +120,7 @@ async def no_budget_is_overdrawn(database: Database) -> None:
     for budget, stands in found.values():
         assert budget.limit_nano is None or stands.nano <= budget.limit_nano
         assert budget.limit_tokens is None or stands.tokens <= budget.limit_tokens
+        assert budget.limit_tasks is None or stands.reserved_tasks <= budget.limit_tasks
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -128,7 +132,8 @@ async def test_what_stands_is_what_tasks_reserve_and_attempts_cost(database: Dat
     should, stands = await spending.from_the_rows(database), await spending.kept(database)
     assert stands == {period: should.get(period, NOTHING) for period in stands}
     assert {period for period in should if period[0] in {budget_id for budget_id, _ in stands}} <= set(stands)
-    assert walk.refused, "the budgets were felt"
+    assert walk.refused[BudgetExceededError], "the budgets were felt"
+    assert walk.refused[RateLimitedError], "and those of tasks in flight"
     assert {row.created_at.astimezone(UTC).day for row in await seeds.rows_of(database, tasks)} > {1}
 
 
@@ -140,7 +145,7 @@ async def test_nothing_is_reserved_where_no_task_is_open(database: Database, see
     for row in await seeds.rows_of(database, tasks):
         await walk_out(walk, row.id)
     for stands in (await spending.kept(database)).values():
-        assert (stands.reserved_nano, stands.reserved_tokens) == (0, 0)
+        assert (stands.reserved_nano, stands.reserved_tokens, stands.reserved_tasks) == (0, 0, 0)
     assert {row.reserved_nano for row in await seeds.rows_of(database, tasks)} == {None}
 
 

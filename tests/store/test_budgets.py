@@ -55,7 +55,7 @@ async def test_a_project_and_each_of_its_keys_has_one_for_each_period(database: 
     key, other = await seeds.a_key(database), await seeds.a_key(database)
     made = {
         await spending.a_budget(database, key, key_id=key_id, period=period)
-        for period in Period
+        for period in spending.OF_MONEY
         for key_id in (None, key.id, other.id)
     }
     assert len(made) == 9
@@ -87,7 +87,7 @@ async def test_only_the_projects_own_are_listed_in_the_order_of_their_making(dat
 
 async def test_each_shows_the_period_that_holds_the_day(database: Database) -> None:
     key = await seeds.a_key(database)
-    for period in Period:
+    for period in spending.OF_MONEY:
         await spending.a_budget(database, key, period=period)
     await spending.submit(database, [spending.a_task(key)])
 

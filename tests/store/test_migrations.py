@@ -28,7 +28,19 @@ from tollgate.store import migrate
 from tollgate.store.database import Database
 from tollgate.store.reconcile import days
 from tollgate.store.reconcile.checks import find
-from tollgate.store.schema import BATCH_STATES, BUDGET_PERIODS, LANES, metadata, projects, usage_hourly
+from tollgate.store.schema import (
+    BATCH_STATES,
+    BUDGET_PERIODS,
+    LANES,
+    api_keys,
+    budget_periods,
+    budgets,
+    masters,
+    metadata,
+    projects,
+    tasks,
+    usage_hourly,
+)
 
 MIGRATION_LOCK = 7_465_217_001
 """As in migrations/env.py, which only Alembic can import."""
@@ -148,6 +160,54 @@ async def test_days_are_filled_from_the_hours_that_there_were(empty: Database) -
     async with empty.read() as connection:
         found = [await find(connection, check, limit=1) for check in days.CHECKS]
     assert [(one.checked, one.differences) for one in found] == [(4, 0), (2, 0)]
+
+
+async def test_tasks_that_were_open_are_counted_in_their_budgets(empty: Database) -> None:
+    async with empty.write() as connection:
+        await connection.run_sync(lambda c: move(c, command.upgrade, "0004"))
+    now, project_id, budget_id = datetime(2026, 3, 1, tzinfo=UTC), new_id(), new_id()
+    period = {"budget_id": budget_id, "starts_on": now.date()}
+    named = f"{new_id().hex}@1970-01-01,{budget_id.hex}@2026-03-01"
+    async with empty.write() as connection:
+        for table, row in (
+            (projects, {"id": project_id, "name": "acme", "created_at": now}),
+            (masters, {"fingerprint": "m", "created_at": now}),
+            (budgets, {"id": budget_id, "project_id": project_id, "period": "day", "limit_nano": 7, "created_at": now}),
+            (budget_periods, {**period, "reserved_nano": 5}),
+            (budget_periods, {**period, "starts_on": now.date() - timedelta(days=1), "spent_nano": 3}),
+        ):
+            await connection.execute(sa.insert(table).values(**row))
+        owner = {"id": "k", "project_id": project_id, "name": "k", "role": "user", "master": "m", "version": 1}
+        await connection.execute(sa.insert(api_keys).values(**owner, created_at=now))
+        common = {
+            "project_id": project_id,
+            "key_id": "k",
+            "digest": "",
+            "model": "m",
+            "route": "u/m",
+            "created_at": now,
+        }
+        common |= {"lane": "cloud.bulk", "prompt_tokens_estimate": 1, "charged_to": named}
+        common |= dict.fromkeys(("not_before", "deadline", "retry_until"), now)
+        worker = {"worker_id": new_id()}
+        states: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("queued", {"reserved_nano": 2}),
+            ("running", {"reserved_nano": 3, **worker}),
+            ("succeeded", {"ended_at": now}),
+        )
+        for state, more in states:
+            await connection.execute(sa.insert(tasks).values(id=new_id(), state=state, **common, **more))
+    assert await migrate.upgrade(empty) == ("0004", migrate.head())
+    found = {row.starts_on.day: row for row in await seeds.rows_of(empty, budget_periods)}
+    assert [(found[day].reserved_tasks, found[day].reserved_nano, found[day].spent_nano) for day in (1, 28)] == [
+        (2, 5, 0),
+        (0, 0, 3),
+    ]
+    async with empty.write() as connection:
+        await connection.run_sync(lambda c: move(c, command.downgrade, "0004"))
+        kept = (await connection.exec_driver_sql("SELECT limit_nano FROM budgets")).scalars().all()
+        periods = (await connection.exec_driver_sql("SELECT count(*) FROM budget_periods")).scalar()
+    assert (kept, periods) == ([7], 2)
 
 
 async def test_a_second_upgrade_changes_nothing(database: Database) -> None:

@@ -39,7 +39,9 @@ async def test_without_max_tokens_the_models_assumed_ones_are_reserved(database:
     key = await seeds.a_key(database)
     budget_id = await spending.a_budget(database, key, limit_nano=10**12)
     await spending.submit(database, [spending.a_task(key, max_tokens=None, assumed_max_tokens=1_000)])
-    assert await spending.in_total(database, budget_id) == Amounts(reserved_nano=8_020_000, reserved_tokens=1_010)
+    assert await spending.in_total(database, budget_id) == Amounts(
+        reserved_nano=8_020_000, reserved_tokens=1_010, reserved_tasks=1
+    )
 
 
 async def test_without_a_budget_nothing_is_kept(database: Database) -> None:
@@ -172,7 +174,7 @@ async def test_a_model_without_a_price_is_refused_only_where_money_is_limited(da
     assert isinstance(refused, BudgetExceededError)
     assert "'glm-new' has no price" in str(refused)
     assert is_accepted(accepted)
-    assert await spending.in_total(database, budget_id) == Amounts(reserved_tokens=TOKENS)
+    assert await spending.in_total(database, budget_id) == Amounts(reserved_tokens=TOKENS, reserved_tasks=1)
 
 
 async def test_a_free_model_goes_on_where_the_money_is_spent(database: Database) -> None:

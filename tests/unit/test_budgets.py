@@ -25,6 +25,7 @@ from tollgate.domain.budgets import (
     remaining,
     unpriced,
 )
+from tollgate.domain.errors import BudgetExceededError
 from tollgate.domain.money import format_nano, to_nano
 from tollgate.domain.settling import Bill
 from tollgate.domain.states import AttemptOutcome
@@ -91,7 +92,7 @@ def test_a_day_lies_in_its_period_and_the_next_begins_where_that_ends(day: date,
     assert start <= day
     assert period.starts_on(start) == start
     if after is None:
-        assert (period, start) == (Period.TOTAL, EPOCH)
+        assert (period.endless, start) == (True, EPOCH)
         return
     assert day < after
     assert period.starts_on(after) == after
@@ -136,6 +137,7 @@ def test_an_attempt_counts_for_what_it_cost_or_may_have(outcome: AttemptOutcome,
 def test_a_refusal_says_whose_budget_what_is_left_and_what_was_wanted() -> None:
     stands = Amounts(spent_nano=400, reserved_nano=100, uncertain_nano=100, spent_tokens=30)
     error = refusal(BUDGET, stands, asked=Amounts(reserved_nano=500, reserved_tokens=50))
+    assert isinstance(error, BudgetExceededError)
     assert (error.budget_id, error.left) == (str(BUDGET.id), {"cost": format_nano(400), "tokens": 70})
     assert str(error).startswith(
         "this project's budget for the month does not have room: "

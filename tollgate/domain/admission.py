@@ -1,4 +1,4 @@
-"""From a request to the row of its task: route, lane, deadline. Pure; the rate and budget checks come with it."""
+"""From a request to the row of its task: route, lane, deadline. Pure."""
 
 from __future__ import annotations
 

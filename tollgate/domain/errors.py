@@ -9,6 +9,7 @@
     │   ├── AuthenticationError        no key, or not one of ours
     │   ├── PermissionDeniedError      a good key without the right
     │   ├── BudgetExceededError        what it may cost does not fit the project's or the key's budget
+    │   ├── RateLimitedError           more than its key may send in a minute, or have in flight
     │   ├── NotFoundError              no such thing, or another project's
     │   └── RequestIdConflictError     the request_id belongs to another body
     ├── StoreUnavailableError      the database does not answer: try again soon
@@ -91,6 +92,32 @@ class BudgetExceededError(RequestError):
         super().__init__(message)
         self.budget_id = budget_id
         self.left = left
+
+
+class RateLimitedError(RequestError):
+    """A limit of the key, or on the project's tasks in flight, has no room for it. Nothing of it was accepted.
+
+    `limit` names it ("requests_per_minute", "tokens_per_minute", "max_in_flight"), `allowed` is its value and `left`
+    what it has left. It can fit in `retry_after_s`; None: never, it asks for more than the whole limit. `of_key` is
+    false for a project's limit.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        allowed: int,
+        left: int,
+        retry_after_s: float | None,
+        of_key: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.allowed = allowed
+        self.left = left
+        self.retry_after_s = retry_after_s
+        self.of_key = of_key
 
 
 class NotFoundError(RequestError):

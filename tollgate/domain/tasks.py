@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from tollgate.domain.rates import NO_LIMITS, KeyLimits
 from tollgate.domain.routing import Mode
 from tollgate.domain.states import OnUncertain, Priority, Role, TaskState
 
@@ -75,6 +76,7 @@ class Key:
     may_interactive: bool = True
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    limits: KeyLimits = NO_LIMITS
 
     def may_use(self, *names: str) -> bool:
         """Whether it may use the model of these names."""
@@ -110,9 +112,18 @@ class NewTask:
     announced_at: datetime | None
     """When its hint was handed to the publisher; None: the announcer feeds it."""
     assumed_max_tokens: int
-    """Completion tokens that a budget reserves where `max_tokens` is None."""
+    """Completion tokens that are counted on where `max_tokens` is None."""
     body: str
     metadata: str | None
+
+    @property
+    def most_completion_tokens(self) -> int:
+        return self.assumed_max_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def most_tokens(self) -> int:
+        """Of one purchase."""
+        return self.prompt_tokens_estimate + self.most_completion_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +134,6 @@ class Accepted:
     state: TaskState = TaskState.QUEUED
     duplicate: bool = False
     """The request_id was known with the same body: this is the task it made then."""
+    in_flight_left: int | None = None
+    """How many more tasks its key may have in flight, after the whole submission; None: as many as it likes, or
+    nothing was asked."""

@@ -39,7 +39,7 @@ async def put(connection: WriteConnection, budget: Budget, *, now: datetime) -> 
     statement = insert.on_conflict_do_update(
         index_elements=["key_id" if of_key else "project_id", "period"],
         index_where=sa.text(f"key_id IS {'NOT ' if of_key else ''}NULL"),
-        set_={name: insert.excluded[name] for name in ("limit_nano", "limit_tokens")},
+        set_={name: insert.excluded[name] for name in ("limit_nano", "limit_tokens", "limit_tasks")},
     ).returning(budgets.c.id)
     return replace(budget, id=(await connection.execute(statement)).scalar_one())
 

@@ -8,7 +8,7 @@ return conflicting rows, so those are read back and compared by digest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -58,6 +58,8 @@ async def submit(
     plan = await reservations.plan(connection, counted, prices=prices)
     for i, refused in plan.refused.items():
         outcomes[i] = refused
+    for i, left in plan.in_flight_left.items():
+        outcomes[i] = _telling(outcomes[i], left)
     await _forget(connection, new_labels - _needed(submissions, outcomes))
     again = _leaning(submissions, outcomes)
     gone = {t.id for i, s in enumerate(submissions) if i in again or isinstance(outcomes[i], RequestError) for t in s}
@@ -80,7 +82,7 @@ def _inserted(
 
 
 async def _insert_tasks(connection: WriteConnection, new: Sequence[NewTask]) -> tuple[set[UUID], bool]:
-    """The ids of those whose request_ids were free, now there with their bodies; whether any's project has a budget."""
+    """The ids of those whose request_ids were free, now there with their bodies; whether any is under a budget."""
     dialect = dialect_of(connection)
     ordered = sorted(new, key=lambda t: (t.project_id, t.request_id or "", t.id))
     inserted: dict[UUID, bool] = {}
@@ -102,7 +104,9 @@ def _inserting_tasks(dialect: str) -> ReturningInsert[*tuple[Any, ...]]:
     insert = NEW_TASKS.insert(dialect, tasks).on_conflict_do_nothing(
         index_elements=["project_id", "request_id"], index_where=sa.text("request_id IS NOT NULL")
     )
-    budgeted = sa.exists().where(budgets.c.project_id == rows.returned(tasks.c.project_id)).label("budgeted")
+    project_id, key_id = rows.returned(tasks.c.project_id), rows.returned(tasks.c.key_id)
+    covering = sa.or_(budgets.c.key_id.is_(None), budgets.c.key_id == key_id)
+    budgeted = sa.exists().where(budgets.c.project_id == project_id, covering).label("budgeted")
     return insert.returning(tasks.c.id, budgeted)
 
 
@@ -146,6 +150,12 @@ def _outcome(submission: Submission, inserted: set[UUID], known: dict[RequestKey
             return RequestIdConflictError(task.request_id or "", task_id=str(owner.id))
         accepted.append(Accepted(id=owner.id, state=TaskState(owner.state), duplicate=True))
     return tuple(accepted)
+
+
+def _telling(outcome: Outcome, in_flight_left: int) -> Outcome:
+    if isinstance(outcome, RequestError):
+        return outcome
+    return tuple(replace(accepted, in_flight_left=in_flight_left) for accepted in outcome)
 
 
 def _leaning(submissions: Sequence[Submission], outcomes: Sequence[Outcome]) -> list[int]:

@@ -1,9 +1,9 @@
-"""API keys, their projects, and the master keys' fingerprints. No secret is stored."""
+"""API keys with their limits, their projects, and the master keys' fingerprints. No secret is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,11 +13,12 @@ import sqlalchemy as sa
 
 from tollgate.domain.errors import NotFoundError, SettingsError
 from tollgate.domain.ids import new_id
+from tollgate.domain.rates import KeyLimits
 from tollgate.domain.states import Role
 from tollgate.domain.tasks import Key
-from tollgate.store import rows
+from tollgate.store import key_limits, rows
 from tollgate.store.database import ReadConnection, WriteConnection
-from tollgate.store.schema import api_keys, masters, projects
+from tollgate.store.schema import api_keys, budgets, masters, projects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +92,21 @@ async def add(connection: WriteConnection, key: Key, *, master: str, version: in
             expires_at=key.expires_at,
         )
     )
+    if key.limits:
+        await key_limits.change(connection, key.id, asdict(key.limits), now=now)
 
 
 async def find(connection: ReadConnection, key_id: str) -> StoredKey | None:
     row = (await connection.execute(_select().where(api_keys.c.id == key_id))).first()
     return None if row is None else _stored(row)
+
+
+async def found(connection: ReadConnection, key_id: str) -> StoredKey:
+    """As `find`. Raises NotFoundError."""
+    stored = await find(connection, key_id)
+    if stored is None:
+        raise NotFoundError("key", key_id)
+    return stored
 
 
 async def list_all(connection: ReadConnection, *, project_id: UUID | None = None) -> list[StoredKey]:
@@ -118,7 +129,11 @@ async def revoke(connection: WriteConnection, key_id: str, *, now: datetime) -> 
 
 
 def _select() -> sa.Select[Any]:
-    return sa.select(api_keys, projects.c.name.label("project")).join(projects, projects.c.id == api_keys.c.project_id)
+    return (
+        sa.select(api_keys, projects.c.name.label("project"), budgets.c.limit_tasks.label("max_in_flight"))
+        .join(projects, projects.c.id == api_keys.c.project_id)
+        .outerjoin(budgets, key_limits.IN_FLIGHT)
+    )
 
 
 def _stored(row: Any) -> StoredKey:
@@ -132,5 +147,6 @@ def _stored(row: Any) -> StoredKey:
         may_interactive=row.may_interactive,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        limits=KeyLimits(**{field.name: getattr(row, field.name) for field in fields(KeyLimits)}),
     )
     return StoredKey(key=key, master=row.master, version=row.version, created_at=row.created_at)

@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from tollgate.domain.budgets import NOTHING, Amounts, Budget, charged, fits, refusal, remaining, told, unpriced
-from tollgate.domain.errors import BudgetExceededError
+from tollgate.domain.errors import BudgetExceededError, RateLimitedError
 from tollgate.domain.prices import PriceTable, worst_case_nano
 from tollgate.domain.settling import Resolution, Settlement, TaskRow, stays
 from tollgate.domain.states import AttemptOutcome, TaskState
@@ -37,8 +37,10 @@ Held = tuple[Amounts, tuple[PeriodKey, ...]]
 class Plan:
     """Which submissions fit, decided under the lock of their budgets' rows."""
 
-    refused: dict[int, BudgetExceededError] = field(default_factory=dict)
+    refused: dict[int, BudgetExceededError | RateLimitedError] = field(default_factory=dict)
     """By the submission's position."""
+    in_flight_left: dict[int, int] = field(default_factory=dict)
+    """By position, of those that fit and whose key has a limit of tasks in flight."""
     held: dict[UUID, Held] = field(default_factory=dict)
     """By task, of those that fit."""
 
@@ -86,6 +88,8 @@ def _allot(made: Plan, wanted: Mapping[int, dict[UUID, Held]], stands: dict[Peri
         for key, amounts in asked.items():
             budget, before = stands[key]
             stands[key] = (budget, before + amounts)
+            if budget.key_id is not None and budget.limit_tasks is not None:
+                made.in_flight_left[position] = budget.limit_tasks - stands[key][1].reserved_tasks
 
 
 async def keep(connection: WriteConnection, made: Plan, task_ids: Collection[UUID]) -> None:
@@ -174,17 +178,18 @@ def _full(
             budget, amounts = stands[key]
             others = amounts + changes.get(key, NOTHING) + _change(resolution, locked) - asked
             unpriced_there = reroute is not None and reroute.reserved_nano is None and budget.limit_nano is not None
-            if unpriced_there or not fits(budget, others, asked=asked):
+            # It is in flight already, and stays so where that limit was lowered meanwhile.
+            if unpriced_there or not fits(budget, others, asked=replace(asked, reserved_tasks=0)):
                 return key
     return None
 
 
 def _next(resolution: Resolution, task: TaskRow) -> Amounts:
     """What the task's next purchase reserves."""
-    reroute = resolution.settlement.reroute
+    held, reroute = _reserved(task), resolution.settlement.reroute
     if reroute is None:
-        return _reserved(task)
-    return Amounts(reserved_nano=reroute.reserved_nano or 0, reserved_tokens=reroute.reserved_tokens)
+        return held
+    return replace(held, reserved_nano=reroute.reserved_nano or 0, reserved_tokens=reroute.reserved_tokens)
 
 
 def _not_bought(settlement: Settlement, decide: Callable[[Settlement], Resolution], full: Standing) -> Resolution:
@@ -193,7 +198,9 @@ def _not_bought(settlement: Settlement, decide: Callable[[Settlement], Resolutio
 
 
 def _reserved(task: TaskRow) -> Amounts:
-    return Amounts(reserved_nano=task.reserved_nano, reserved_tokens=task.reserved_tokens)
+    return Amounts(
+        reserved_nano=task.reserved_nano, reserved_tokens=task.reserved_tokens, reserved_tasks=int(not task.state.ended)
+    )
 
 
 def _out_of_budget(settlement: Settlement, budget: Budget, stands: Amounts) -> Settlement:
@@ -221,13 +228,14 @@ def _wanted(new: Sequence[NewTask], known: Sequence[Budget], prices: PriceTable)
 
 def _most(task: NewTask, prices: PriceTable, *, in_money: bool) -> Amounts:
     """The most one purchase of it can come to. Raises BudgetExceededError: without a price nobody could say."""
-    completion = task.assumed_max_tokens if task.max_tokens is None else task.max_tokens
     upstream, _, model = task.route.partition("/")
     price = prices.find(upstream, model, at=task.created_at)
     if price is None and in_money:
         raise unpriced(task.model)
-    nano = price and worst_case_nano(price, prompt_tokens=task.prompt_tokens_estimate, completion_tokens=completion)
-    return Amounts(reserved_nano=nano or 0, reserved_tokens=task.prompt_tokens_estimate + completion)
+    nano = price and worst_case_nano(
+        price, prompt_tokens=task.prompt_tokens_estimate, completion_tokens=task.most_completion_tokens
+    )
+    return Amounts(reserved_nano=nano or 0, reserved_tokens=task.most_tokens, reserved_tasks=1)
 
 
 def _sums(held: Iterable[Held]) -> dict[PeriodKey, Amounts]:

@@ -100,6 +100,8 @@ api_keys = sa.Table(
     required("version", sa.Integer),
     sa.Column("models", sa.Text, comment="JSON list of the models it may use; null: all"),
     required("may_interactive", sa.Boolean, server_default=sa.true(), comment="its right to priority interactive"),
+    sa.Column("requests_per_minute", sa.BigInteger, comment="null: not limited, as below"),
+    sa.Column("tokens_per_minute", sa.BigInteger, comment="of interactive tasks; its tasks in flight are a budget's"),
     required("created_at", Instant),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
@@ -432,7 +434,7 @@ prices = sa.Table(
     required("published_at", Instant, comment="of two with one valid-from the later published counts"),
 )
 
-BUDGET_PERIODS = ("day", "month", "total")
+BUDGET_PERIODS = ("day", "month", "total", "in_flight")
 
 budgets = sa.Table(
     "budgets",
@@ -440,12 +442,16 @@ budgets = sa.Table(
     sa.Column("id", sa.Uuid, primary_key=True),
     required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
     sa.Column("key_id", sa.String(64), sa.ForeignKey("api_keys.id"), comment="null: the whole project's"),
-    required("period", sa.String(8)),
+    required("period", sa.String(16)),
     sa.Column("limit_nano", sa.BigInteger),
     sa.Column("limit_tokens", sa.BigInteger),
+    sa.Column("limit_tasks", sa.BigInteger, comment="open at once; only of period in_flight"),
     required("created_at", Instant),
     one_of("period", BUDGET_PERIODS),
-    sa.CheckConstraint("limit_nano IS NOT NULL OR limit_tokens IS NOT NULL", name="limits_something"),
+    sa.CheckConstraint(
+        "(limit_nano IS NOT NULL OR limit_tokens IS NOT NULL) = (limit_tasks IS NULL)", name="limits_something"
+    ),
+    sa.CheckConstraint("(limit_tasks IS NOT NULL) = (period = 'in_flight')", name="tasks_are_in_flight"),
     sa.Index("ix_budgets_project_id", "project_id"),
     sa.Index(
         "uq_budgets_project_id_period",
@@ -472,11 +478,14 @@ budget_periods = sa.Table(
     sa.Column("starts_on", sa.Date, primary_key=True),
     count("reserved_nano"),
     count("reserved_tokens"),
+    count("reserved_tasks"),
     count("spent_nano"),
     count("spent_tokens"),
     count("uncertain_nano"),
     count("uncertain_tokens"),
-    sa.CheckConstraint("reserved_nano >= 0 AND reserved_tokens >= 0", name="reserves_nothing_negative"),
+    sa.CheckConstraint(
+        "reserved_nano >= 0 AND reserved_tokens >= 0 AND reserved_tasks >= 0", name="reserves_nothing_negative"
+    ),
 )
 
 webhooks = sa.Table(

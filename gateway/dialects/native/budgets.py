@@ -21,7 +21,7 @@ from gateway.dialects.route import KeyDep, json_response, require_id, route_clas
 from gateway.openapi import body_of
 from gateway.querying import project_asked
 from gateway.services import ServicesDep
-from tollgate.domain.budgets import COST_PATTERN, MAX_LIMIT_TOKENS, Budget, Period
+from tollgate.domain.budgets import COST_PATTERN, MAX_LIMIT_TASKS, MAX_LIMIT_TOKENS, Budget, Period
 from tollgate.domain.ids import new_id
 from tollgate.domain.money import to_nano
 from tollgate.store import budgets, keys
@@ -37,7 +37,9 @@ class BudgetBody(pydantic.BaseModel):
 
     project: Name = pydantic.Field(description=NAME_RULE)
     key: KeyId | None = pydantic.Field(None, description="the id of one of its keys, or null for the whole project")
-    period: Annotated[Period, pydantic.Field(strict=False)] = pydantic.Field(description="'day', 'month' or 'total'")
+    period: Annotated[Period, pydantic.Field(strict=False)] = pydantic.Field(
+        description="'day', 'month' or 'total'; 'in_flight' for limit_tasks"
+    )
     limit_cost: Cost | None = pydantic.Field(
         None, description='an amount as a decimal string, "12.50", below 1000000000; null: not limited'
     )
@@ -45,9 +47,25 @@ class BudgetBody(pydantic.BaseModel):
         None, ge=0, le=MAX_LIMIT_TOKENS, description=f"an integer from 0 to {MAX_LIMIT_TOKENS}; null: not limited"
     )
 
+    limit_tasks: int | None = pydantic.Field(
+        None,
+        ge=0,
+        le=MAX_LIMIT_TASKS,
+        description=f"an integer from 0 to {MAX_LIMIT_TASKS}, of period in_flight; null: not limited",
+    )
+
     @pydantic.model_validator(mode="after")
     def _limits_something(self) -> BudgetBody:
-        if self.limit_cost is None and self.limit_tokens is None:
+        if self.period is Period.IN_FLIGHT:
+            if self.limit_tasks is None:
+                raise PydanticCustomError("missing", "in_flight limits tasks: give them", {"field": "limit_tasks"})
+            for field in ("limit_cost", "limit_tokens"):
+                if getattr(self, field) is not None:
+                    raise PydanticCustomError("beside", "in_flight limits tasks and nothing else", {"field": field})
+        elif self.limit_tasks is not None:
+            told = "tasks are limited as they are in flight: write period in_flight"
+            raise PydanticCustomError("beside", told, {"field": "limit_tasks"})
+        elif self.limit_cost is None and self.limit_tokens is None:
             raise PydanticCustomError("missing", "give limit_cost or limit_tokens, or both", {"field": "limit_cost"})
         return self
 
@@ -79,6 +97,7 @@ async def put_budget(request: fastapi.Request, services: ServicesDep, key: KeyDe
             period=asked.period,
             limit_nano=None if asked.limit_cost is None else to_nano(Decimal(asked.limit_cost)),
             limit_tokens=asked.limit_tokens,
+            limit_tasks=asked.limit_tasks,
         )
         one = await budgets.balance(connection, (await budgets.put(connection, wanted, now=now)).id, now=now)
     return json_response(render.budget(one, currency=services.settings.currency, today=now.date()))

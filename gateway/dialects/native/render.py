@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tollgate.domain.budgets import Period, remaining
+from tollgate.domain.budgets import remaining
 from tollgate.domain.lanes import priority_of
 from tollgate.domain.money import format_nano
 from tollgate.domain.states import AttemptOutcome
@@ -163,15 +163,17 @@ def budget(one: Balance, *, currency: str, today: date) -> dict[str, Any]:
         "period": limits.period,
         "limit_cost": money(limits.limit_nano),
         "limit_tokens": limits.limit_tokens,
+        "limit_tasks": limits.limit_tasks,
         "spent_cost": format_nano(stands.spent_nano),
         "spent_tokens": stands.spent_tokens,
         "reserved_cost": format_nano(stands.reserved_nano),
         "reserved_tokens": stands.reserved_tokens,
+        "reserved_tasks": stands.reserved_tasks,
         "uncertain_cost": format_nano(stands.uncertain_nano),
         "uncertain_tokens": stands.uncertain_tokens,
         "left": remaining(limits, stands),
         "currency": currency,
         "created_at": time(one.created_at),
-        "starts_on": None if limits.period is Period.TOTAL else limits.period.starts_on(today).isoformat(),
+        "starts_on": None if limits.period.endless else limits.period.starts_on(today).isoformat(),
         "resets_at": None if resets_on is None else f"{resets_on.isoformat()}T00:00:00Z",
     }

@@ -16,7 +16,11 @@ from tollgate.store.reconcile.checks import COUNTED, TASK_IS_OPEN, Check, count_
 from tollgate.store.schema import attempts, budget_periods, budgets, projects, tasks
 
 AMOUNTS = tuple(field.name for field in fields(Amounts))
-HELD = {"reserved_nano": tasks.c.reserved_nano, "reserved_tokens": tasks.c.reserved_tokens}
+HELD = {
+    "reserved_nano": tasks.c.reserved_nano,
+    "reserved_tokens": tasks.c.reserved_tokens,
+    "reserved_tasks": sa.literal_column("1", sa.BigInteger),
+}
 CHARGED = {
     "spent_nano": attempts.c.cost_nano,
     "spent_tokens": sa.func.coalesce(attempts.c.prompt_tokens, 0) + sa.func.coalesce(attempts.c.completion_tokens, 0),
