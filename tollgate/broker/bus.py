@@ -114,8 +114,8 @@ class RedisBus:
     installations on one server would hear each other's."""
 
     def __init__(self, url: str) -> None:
-        self._listener = _client(url)
-        self._sender = _client(url)
+        self._listener = redis_client(url)
+        self._sender = redis_client(url)
         self._prefix = f"tollgate:{self._sender.connection_pool.connection_kwargs.get('db') or 0}:"
         self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
         self._listeners: dict[str, Listener] = {}
@@ -251,11 +251,11 @@ class RedisBus:
         self._failing = True
 
 
-def _client(url: str) -> redis.asyncio.Redis:
+def redis_client(url: str, *, timeout_s: float = TIMEOUT_S) -> redis.asyncio.Redis:
     """One more try at once, since a connection may have died of age, and none after a timeout: by itself
     Redis's client would try for seconds."""
     retry = Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
-    return redis.asyncio.Redis.from_url(url, socket_connect_timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, retry=retry)
+    return redis.asyncio.Redis.from_url(url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, retry=retry)
 
 
 def open_bus(redis_url: str | None) -> Bus:
