@@ -28,14 +28,12 @@ def frame(data: Any, *, event: str | None = None, event_id: str | None = None) -
 class EventStream(fastapi.Response):
     """Sends each of `frames` when the client is ready for more. `left` is called where it leaves before the end."""
 
-    def __init__(
-        self, frames: AsyncGenerator[bytes], *, left: Callable[[], Awaitable[None]], headers: dict[str, str]
-    ) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes], *, left: Callable[[], Awaitable[None]]) -> None:
         self.status_code = 200
         self.background = None
         self._frames = frames
         self._left = left
-        self.init_headers({**HEADERS, **headers})
+        self.init_headers(HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         sending = asyncio.create_task(self._send_all(send))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from gateway import turns
+from gateway.limiting import Meter
 from gateway.prices import PriceBook
 from tollgate.broker.publisher import Publisher
 from tollgate.coalescing import Coalescer
@@ -47,17 +48,20 @@ class Intake:
         self._prices = prices
         self._coalescer = Coalescer(self._write, max_weight=MAX_TASKS_TOGETHER, weigh=len)
 
-    async def submit_one(self, request: TaskRequest, *, key: Key) -> Accepted:
-        """Returns when it is committed.
+    async def submit_one(self, request: TaskRequest, *, key: Key, meter: Meter | None = None) -> Accepted:
+        """Returns when it is committed. Without a `meter` it takes nothing of its key's limits per minute.
 
-        Raises the RequestErrors of admission, BudgetExceededError, RequestIdConflictError; StoreUnavailableError."""
-        (accepted,) = await self._submit(self._admit([request], key, datetime.now(UTC)))
+        Raises the RequestErrors of admission, RateLimitedError, BudgetExceededError, RequestIdConflictError;
+        StoreUnavailableError."""
+        (accepted,) = await self._submit(self._admit([request], key, datetime.now(UTC)), meter)
         return accepted
 
-    async def submit_all(self, requests: Sequence[TaskRequest], *, key: Key) -> tuple[Accepted, ...]:
+    async def submit_all(
+        self, requests: Sequence[TaskRequest], *, key: Key, meter: Meter | None = None
+    ) -> tuple[Accepted, ...]:
         """All of `requests` or none. As `submit_one`, but what admission refuses is a ListedRequestError.
 
-        What a budget refuses blames none of them: it is all of them together that do not fit."""
+        What a limit or a budget refuses blames none of them: it is all of them together that do not fit."""
         now = datetime.now(UTC)
         try:
             rows = admitted(requests, key=key, catalog=self._catalog, now=now, limits=self._limits)
@@ -65,7 +69,7 @@ class Intake:
         except RequestError:
             self._blame(requests, key, now)
             raise
-        return await self._submit(submission)
+        return await self._submit(submission, meter)
 
     async def drain(self) -> None:
         """Return when nothing is being written: a caller that was cancelled leaves its commit behind."""
@@ -82,8 +86,12 @@ class Intake:
             except RequestError as error:
                 raise ListedRequestError(index, error) from None
 
-    async def _submit(self, admitted: Submission) -> tuple[Accepted, ...]:
+    async def _submit(self, admitted: Submission, meter: Meter | None) -> tuple[Accepted, ...]:
+        if meter is not None:
+            await meter.take(admitted)
         outcome = await self._coalescer.submit(admitted)
+        if meter is not None:
+            meter.note(outcome)
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome

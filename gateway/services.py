@@ -11,6 +11,7 @@ import fastapi
 
 from gateway.authentication import Keyring
 from gateway.intake import Intake
+from gateway.limiting import Limiter
 from gateway.prices import PriceBook
 from gateway.reading import Reader
 from gateway.waiting import Waiters
@@ -19,6 +20,7 @@ from tollgate import collecting, configuration
 from tollgate.broker.bus import Bus, open_bus
 from tollgate.broker.celery_app import create_celery
 from tollgate.broker.publisher import Publisher
+from tollgate.broker.rates import MemoryRates, Rates, open_rates
 from tollgate.domain.admission import Limits
 from tollgate.domain.errors import SettingsError
 from tollgate.domain.keys import MasterKey, parse_master_keys
@@ -36,6 +38,7 @@ class Services:
     catalog: Catalog
     bus: Bus
     keyring: Keyring
+    limiter: Limiter
     intake: Intake
     reader: Reader
     waiters: Waiters
@@ -63,15 +66,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     masters = master_keys(settings)
     database = Database.connect(settings.store_url, pool=settings.database_pool)
     bus = open_bus(settings.redis_url)
+    rates = open_rates(settings.redis_url)
     publisher = Publisher(create_celery(broker_url, lanes=LANES, publishes_only=True))
     try:
         async with run_services(
-            settings, catalog, database=database, bus=bus, publisher=publisher, masters=masters
+            settings, catalog, database=database, bus=bus, publisher=publisher, masters=masters, rates=rates
         ) as services:
             collecting.seldom()
             yield services
     finally:
         publisher.close()
+        await rates.close()
         await bus.close()
         await database.close()
 
@@ -85,10 +90,12 @@ async def run_services(
     bus: Bus,
     publisher: Publisher,
     masters: tuple[MasterKey, ...],
+    rates: Rates | None = None,
     mode: str = "distributed",
     simulated: bool = False,
 ) -> AsyncIterator[Services]:
-    """Services on a given database, bus and publisher, checked before they are used."""
+    """Services on a given database, bus and publisher, checked before they are used. Without `rates` this process
+    counts them for itself."""
     await migrate.require_current(database)
     async with database.read() as connection:
         await keys.check_masters(connection, [master.fingerprint for master in masters])
@@ -96,6 +103,7 @@ async def run_services(
     limits = Limits(task_timeout_s=settings.task_timeout_s)
     prices = PriceBook(database)
     intake = Intake(database, publisher, catalog=catalog, limits=limits, prices=prices)
+    limiter = Limiter(rates or MemoryRates())
     waiters = Waiters(database, bus)
     await bus.start()
     await prices.start()
@@ -107,6 +115,7 @@ async def run_services(
             catalog=catalog,
             bus=bus,
             keyring=Keyring(database, masters),
+            limiter=limiter,
             intake=intake,
             reader=Reader(database),
             waiters=waiters,
@@ -116,6 +125,7 @@ async def run_services(
         )
     finally:
         await waiters.stop()
+        await limiter.drain()
         await intake.drain()
         await prices.stop()
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import fastapi
 from starlette.requests import ClientDisconnect
 
-from gateway.dialects.route import headers_of
+from gateway.dialects.route import upstream_header
 from gateway.event_stream import COMMENT, EventStream
 from gateway.following import QUIET_S, Ended, Event, Quiet, Restarted, Wrote, follow
 from gateway.leaving import unless_left
@@ -69,7 +69,7 @@ async def stream(
     if isinstance(first, Ended) and first.task.state is not TaskState.SUCCEEDED and first.task.state.ended:
         return frames.refused(first.task)
     written = _written(services, key, accepted, first, events, frames, left)
-    return EventStream(written, left=left, headers=headers_of(accepted.id, _writer_in(first)))
+    return EventStream(written, left=left, headers=upstream_header(_writer_in(first)))
 
 
 def _writer_in(first: Event) -> str | None:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from gateway import submitting
 from gateway.openapi import NEEDS_KEY
 from gateway.services import Services, services_of
 from gateway.validation import explain_query
@@ -62,11 +63,11 @@ def route_class(answer: Answer, *, needs_key: bool = True) -> type[APIRoute]:
             asks_for = inspect.signature(self.endpoint).parameters
             handle = self.endpoint if list(asks_for) == ["request"] else super().get_route_handler()
 
-            async def handler(request: fastapi.Request) -> fastapi.Response:
+            async def answered(request: fastapi.Request) -> fastapi.Response:
                 try:
                     return await handle(request)
                 except TollgateError as error:
-                    return answer(error)
+                    return submitting.tell_when(error, answer(error))
                 except RequestValidationError as error:
                     return answer(explain_query(error.errors()[0]))
                 except ClientDisconnect:
@@ -74,6 +75,9 @@ def route_class(answer: Answer, *, needs_key: bool = True) -> type[APIRoute]:
                 except Exception as error:
                     log.exception("request broke", extra={"path": request.url.path})
                     return answer(error)
+
+            async def handler(request: fastapi.Request) -> fastapi.Response:
+                return submitting.tell(request, await answered(request))
 
             return handler
 
@@ -125,9 +129,9 @@ def require_id(text: str, *, kind: str = "task") -> UUID:
     return parsed
 
 
-def headers_of(task_id: UUID, answered_by: str | None) -> dict[str, str]:
-    """Of an answer in whichever dialect: its task, and upstream and model there, where it is known who answered."""
-    return {"x-task-id": str(task_id)} | ({"x-upstream": answered_by} if answered_by else {})
+def upstream_header(answered_by: str | None) -> dict[str, str]:
+    """Of an answer in whichever dialect: upstream and model there, where it is known who answered."""
+    return {"x-upstream": answered_by} if answered_by else {}
 
 
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> fastapi.Response:

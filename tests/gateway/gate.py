@@ -23,6 +23,7 @@ from tollgate import configuration
 from tollgate.broker.bus import ENDED, Bus, MemoryBus
 from tollgate.broker.celery_app import MEMORY_BROKER, RUN, create_celery
 from tollgate.broker.publisher import Publisher
+from tollgate.broker.rates import Rates
 from tollgate.domain.ids import new_id
 from tollgate.domain.keys import derive_secret
 from tollgate.domain.lanes import LANES
@@ -237,6 +238,7 @@ async def open_gate(
     folder: Path,
     *,
     bus: Bus | None = None,
+    rates: Rates | None = None,
     simulator: SimulatorSettings | None = None,
     upstream: str | None = None,
     **changes: Any,
@@ -253,7 +255,7 @@ async def open_gate(
         settings = settings.model_copy(update={"environment": environment})
         database = Database.connect(database_url)
         stack.push_async_callback(database.close)
-        services = await _services(stack, settings, database, bus or MemoryBus(), works=bool(upstream))
+        services = await _services(stack, settings, database, bus or MemoryBus(), rates, works=bool(upstream))
         app = create_app(services)
         await stack.enter_async_context(app.router.lifespan_context(app))
         transport = httpx2.ASGITransport(app=app)
@@ -264,7 +266,13 @@ async def open_gate(
 
 
 async def _services(
-    stack: contextlib.AsyncExitStack, settings: Settings, database: Database, bus: Bus, *, works: bool
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    database: Database,
+    bus: Bus,
+    rates: Rates | None,
+    *,
+    works: bool,
 ) -> Services:
     catalog = configuration.load_catalog(settings)
     celery_app = create_celery(MEMORY_BROKER, lanes=LANES)
@@ -273,7 +281,15 @@ async def _services(
     publisher = Publisher(celery_app)
     stack.callback(publisher.close)
     services = await stack.enter_async_context(
-        run_services(settings, catalog, database=database, bus=bus, publisher=publisher, masters=master_keys(settings))
+        run_services(
+            settings,
+            catalog,
+            database=database,
+            bus=bus,
+            publisher=publisher,
+            masters=master_keys(settings),
+            rates=rates,
+        )
     )
     if works:
         engine = await stack.enter_async_context(run_engine(settings, catalog, database=database, bus=bus))

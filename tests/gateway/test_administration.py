@@ -11,7 +11,10 @@ import pytest
 from tests.gateway.gate import UNPRICED, Caller, Gate, one, refusal
 from tollgate.domain.states import Role
 
-KEY = {"id", "project", "name", "role", "models", "may_interactive", "created_at", "expires_at", "revoked_at"}
+KEY = {
+    "id", "project", "name", "role", "models", "may_interactive", "requests_per_minute", "tokens_per_minute",
+    "max_in_flight", "created_at", "expires_at", "revoked_at",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -7,6 +7,6 @@ from gateway.dialects.native.errors import answer
 
 ROUTERS = tuple(part.router for part in (tasks, events, accounts, budgets, models, keys))
 
-BODIES = (parse.TaskBody, keys.KeyBody, keys.ProjectBody, budgets.BudgetBody)
+BODIES = (parse.TaskBody, keys.KeyBody, keys.LimitsBody, keys.ProjectBody, budgets.BudgetBody)
 
 __all__ = ["BODIES", "ROUTERS", "answer"]

@@ -21,6 +21,7 @@ ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.PayloadTooLargeError, 413, "too_large"),
     (errors.AuthenticationError, 401, "unauthorized"),
     (errors.BudgetExceededError, 402, "budget_exceeded"),
+    (errors.RateLimitedError, 429, "rate_limited"),
     (errors.PermissionDeniedError, 403, "forbidden"),
     (errors.NotFoundError, 404, "not_found"),
     (errors.RequestIdConflictError, 409, "conflict"),
@@ -40,6 +41,11 @@ class Problem(pydantic.BaseModel):
     left: dict[str, str | int] | None = pydantic.Field(
         None, description='what that budget has left: "cost" a decimal string, "tokens" a count; only what it limits'
     )
+    limit: str | None = pydantic.Field(
+        None, description="that is reached: requests_per_minute, tokens_per_minute or max_in_flight"
+    )
+    limit_value: int | None = pydantic.Field(None, description="of that limit")
+    limit_left: int | None = pydantic.Field(None, description="of that limit, as it was asked")
 
 
 class Error(pydantic.BaseModel):
@@ -72,19 +78,21 @@ def _message(error: Exception) -> str:
 
 
 def _details(error: Exception, at: str) -> dict[str, Any]:
+    told: dict[str, Any] = {}
     match error:
         case errors.InvalidRequestError():
-            return {"field": at + error.field} | ({"allowed": error.allowed} if error.allowed else {})
+            told = {"field": at + error.field} | ({"allowed": error.allowed} if error.allowed else {})
         case errors.UnknownModelError():
-            return {"field": f"{at}model", "known": list(error.known)}
+            told = {"field": f"{at}model", "known": list(error.known)}
         case errors.AuthenticationError():
-            return {"reason": error.reason}
+            told = {"reason": error.reason}
         case errors.BudgetExceededError():
-            return {"budget_id": error.budget_id, "left": dict(error.left)}
+            told = {"budget_id": error.budget_id, "left": dict(error.left)}
+        case errors.RateLimitedError():
+            told = {"limit": error.limit, "limit_value": error.allowed, "limit_left": error.left}
         case errors.RequestIdConflictError():
-            return {"task_id": error.task_id}
-        case _:
-            return {}
+            told = {"task_id": error.task_id}
+    return told
 
 
 def _headers(error: Exception) -> dict[str, str]:

@@ -70,7 +70,7 @@ async def events(request: fastapi.Request) -> fastapi.Response:
                 if event.task.state.ended:
                     yield _frame(event, currency=services.settings.currency)
 
-    return EventStream(frames(), left=_nothing, headers={})
+    return EventStream(frames(), left=_nothing)
 
 
 async def _nothing() -> None:

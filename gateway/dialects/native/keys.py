@@ -1,8 +1,10 @@
-"""/keys and /projects: for admins. A key's text is shown once, when it is made; its secret is stored nowhere."""
+"""/keys with their limits, and /projects: for admins. A key's text is shown once, when it is made; its secret is stored
+nowhere."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -21,14 +23,17 @@ from gateway.services import ServicesDep
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.ids import new_id
 from tollgate.domain.keys import derive_secret
+from tollgate.domain.rates import MAX_LIMIT, KeyLimits
 from tollgate.domain.states import Role
 from tollgate.domain.tasks import Key
-from tollgate.store import keys
+from tollgate.store import key_limits, keys
 
 router = fastapi.APIRouter(tags=["keys"], route_class=route_class(answer), responses=RESPONSES)
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^\P{Cc}{1,64}$")]
 KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+Limit = Annotated[int, pydantic.Field(ge=1, le=MAX_LIMIT)]
+LIMIT_RULE = f"an integer from 1 to {MAX_LIMIT}; null: not limited"
 NAME_RULE = "1 to 64 characters, no control characters"
 
 
@@ -38,8 +43,24 @@ class ProjectBody(pydantic.BaseModel):
     name: Name = pydantic.Field(description=NAME_RULE)
 
 
-class KeyBody(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+class LimitsBody(pydantic.BaseModel):
+    """Null lifts a limit; one that is left out stays as it is."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, title="Limits of a key")
+
+    requests_per_minute: Limit | None = pydantic.Field(None, description=LIMIT_RULE)
+    tokens_per_minute: Limit | None = pydantic.Field(None, description=LIMIT_RULE)
+    max_in_flight: Limit | None = pydantic.Field(None, description=LIMIT_RULE)
+
+    @property
+    def given(self) -> dict[str, int | None]:
+        return {name: getattr(self, name) for name in LimitsBody.model_fields if name in self.model_fields_set}
+
+
+class KeyBody(LimitsBody):
+    """A new key."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, title="Key")
 
     project: Name = pydantic.Field(description=NAME_RULE)
     name: Name = pydantic.Field("key", description=NAME_RULE)
@@ -81,25 +102,42 @@ async def create_key(request: fastapi.Request, services: ServicesDep, key: KeyDe
             models=frozenset(asked.models) if asked.models else None,
             may_interactive=asked.may_interactive,
             expires_at=asked.expires_at,
+            limits=KeyLimits(**asked.given),
         )
         await keys.add(connection, made, master=master.fingerprint, now=now)
     secret = derive_secret(master, key_id=made.id, version=1)
     return json_response({**_shown(made, now), "key": f"{made.id}.{secret}"}, status=201)
 
 
+@router.patch("/keys/{key_id}", openapi_extra=body_of(LimitsBody))
+async def limit_key(key_id: str, request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
+    """Change a key's limits: in force here at once, on other gateways within 5 s. Answers the key."""
+    require_admin(key)
+    body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
+    asked = validation.check(body, LimitsBody)
+    async with services.database.write() as connection:
+        await key_limits.change(connection, _require_key_id(key_id), asked.given, now=datetime.now(UTC))
+        changed = await keys.found(connection, key_id)
+    services.keyring.forget(key_id)
+    return json_response(_shown(changed.key, changed.created_at))
+
+
 @router.delete("/keys/{key_id}")
 async def revoke_key(key_id: str, services: ServicesDep, key: KeyDep) -> fastapi.Response:
     """Refused here at once, by other gateways within 5 s."""
     require_admin(key)
-    if not KEY_ID.fullmatch(key_id):
-        raise NotFoundError("key", key_id)
     async with services.database.write() as connection:
-        await keys.revoke(connection, key_id, now=datetime.now(UTC))
-        stored = await keys.find(connection, key_id)
-    if stored is None:
-        raise NotFoundError("key", key_id)
+        await keys.revoke(connection, _require_key_id(key_id), now=datetime.now(UTC))
+        revoked = await keys.found(connection, key_id)
     services.keyring.forget(key_id)
-    return json_response(_shown(stored.key, stored.created_at))
+    return json_response(_shown(revoked.key, revoked.created_at))
+
+
+def _require_key_id(text: str) -> str:
+    """Raises NotFoundError for what is no id at all."""
+    if not KEY_ID.fullmatch(text):
+        raise NotFoundError("key", text)
+    return text
 
 
 @router.get("/projects")
@@ -133,6 +171,7 @@ def _shown(key: Key, created_at: datetime) -> dict[str, Any]:
         "role": key.role,
         "models": sorted(key.models) if key.models is not None else None,
         "may_interactive": key.may_interactive,
+        **asdict(key.limits),
         "created_at": render.time(created_at),
         "expires_at": render.time(key.expires_at),
         "revoked_at": render.time(key.revoked_at),

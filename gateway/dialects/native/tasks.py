@@ -14,6 +14,7 @@ from gateway.dialects.route import OF_TASK, KeyDep, caller, json_response, requi
 from gateway.openapi import body_of
 from gateway.querying import cancel_task, read_task, read_tasks
 from gateway.services import Services, ServicesDep
+from gateway.submitting import submit_all, submit_one
 from tollgate.domain.ids import parse_id
 from tollgate.domain.tasks import Key
 from tollgate.store import tasks
@@ -28,9 +29,9 @@ async def submit(request: fastapi.Request) -> fastapi.Response:
     body = await read_json(request, max_bytes=services.settings.max_body_bytes)
     requests, listed = await parse.tasks(body, max_tasks=services.settings.max_tasks_per_submit)
     if listed:
-        accepted = await services.intake.submit_all(requests, key=key)
+        accepted = await submit_all(request, services, key, requests)
     else:
-        accepted = (await services.intake.submit_one(requests[0], key=key),)
+        accepted = (await submit_one(request, services, key, requests[0]),)
     shown = [render.accepted(one, asked) for one, asked in zip(accepted, requests, strict=True)]
     status = 200 if all(one.duplicate for one in accepted) else 202
     return json_response({"object": "list", "data": shown} if listed else shown[0], status=status)

@@ -8,7 +8,7 @@ from typing import Any
 import fastapi
 
 from gateway.dialects.openai.errors import AGAIN, FINAL, error_response, failed_task
-from gateway.dialects.route import headers_of, json_response
+from gateway.dialects.route import upstream_header, json_response
 from gateway.services import Services
 from gateway.synchronous import LateError, answered
 from tollgate.domain.states import TaskState
@@ -28,8 +28,8 @@ async def answer_of(
     try:
         one = await answered(request, services, key, accepted)
     except LateError as error:
-        headers = {"x-task-id": str(accepted.id), **FINAL, **AGAIN}
+        headers = {**FINAL, **AGAIN}
         return error_response(503, str(error), kind="server_error", code="timeout", headers=headers)
     if one.state is not TaskState.SUCCEEDED:
         return failed_task(one.error_code, one.error_message, task_id=str(one.id))
-    return json_response(render(one), headers=headers_of(one.id, one.answered_by))
+    return json_response(render(one), headers=upstream_header(one.answered_by))

@@ -19,6 +19,7 @@ from gateway.following import Wrote
 from gateway.openapi import body_of
 from gateway.services import Services
 from gateway.streaming import stream
+from gateway.submitting import submit_one
 from gateway.synchronous import bounded
 from tollgate.domain.tasks import TaskRequest
 from tollgate.store.tasks import Task
@@ -36,7 +37,7 @@ async def complete(request: fastapi.Request) -> fastapi.Response:
     `x-on-disconnect: cancel` it is cancelled."""
     services, key = await caller(request)
     asked, with_usage = await _parse(request, services)
-    accepted = await services.intake.submit_one(asked, key=key)
+    accepted = await submit_one(request, services, key, asked)
     if asked.stream:
         frames = OpenAIFrames(task_id=str(accepted.id), model=asked.model, with_usage=with_usage)
         return await stream(request, services, key, accepted, frames)

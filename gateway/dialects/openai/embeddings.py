@@ -18,6 +18,7 @@ from gateway.dialects.route import caller, route_class
 from gateway.dialects.zhipu_v4 import render
 from gateway.embeddings_body import EmbeddingsBody
 from gateway.openapi import body_of
+from gateway.submitting import submit_one
 from gateway.synchronous import bounded
 from tollgate.store.tasks import Task
 
@@ -31,7 +32,7 @@ async def embed(request: fastapi.Request) -> fastapi.Response:
     body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
     asked = bounded(embeddings_body.task_of(body), services.settings)
     asked = replace(asked, request_id=asked.request_id or require_request_id(request.headers.get("idempotency-key")))
-    accepted = await services.intake.submit_one(asked, key=key)
+    accepted = await submit_one(request, services, key, asked)
 
     def rendered(one: Task) -> dict[str, Any]:
         return _shown(one, encoded=body.get("encoding_format") == "base64")

@@ -18,6 +18,8 @@ from tollgate.domain import errors
 RETRY_AFTER_S = 2
 FINAL = {"x-should-retry": "false"}
 AGAIN = {"Retry-After": str(RETRY_AFTER_S)}
+LIMIT_TYPES = {"tokens_per_minute": "tokens"}
+"""As OpenAI calls the limit that is reached; any other is of "requests"."""
 ANSWERS: tuple[tuple[type[Exception], int, str, str | None, dict[str, str]], ...] = (
     (errors.AuthenticationError, 401, "invalid_request_error", "invalid_api_key", {}),
     (errors.UnknownModelError, 404, "invalid_request_error", "model_not_found", {}),
@@ -53,6 +55,9 @@ def answer(error: Exception) -> fastapi.Response:
     if isinstance(error, errors.InvalidRequestError):
         allowed = f" (allowed: {error.allowed})" if error.allowed else ""
         return error_response(400, f"{error}{allowed}", code="invalid_value", param=error.field)
+    if isinstance(error, errors.RateLimitedError):
+        kind = LIMIT_TYPES.get(error.limit, "requests")
+        return error_response(429, str(error), kind=kind, code="rate_limit_exceeded")
     if isinstance(error, HTTPException):
         return error_response(error.status_code, str(error.detail), code="unknown_url")
     for known, status, kind, code, headers in ANSWERS:
@@ -64,7 +69,7 @@ def answer(error: Exception) -> fastapi.Response:
 def failed_task(code: str | None, message: str | None, *, task_id: str) -> fastapi.Response:
     """The answer of a call whose task failed: final, the gateway has already retried."""
     status, shown = end_of(code)
-    headers = {**FINAL, "x-task-id": task_id, **(AGAIN if status in (429, 503) else {})}
+    headers = {**FINAL, **(AGAIN if status in (429, 503) else {})}
     told = f"{message or 'the task failed'} (task {task_id})"
     return error_response(status, told, kind=TYPES.get(status, "server_error"), code=shown, headers=headers)
 

@@ -20,6 +20,7 @@ from gateway.dialects.route import MAX_WAIT_S, OF_TASK, caller, json_response, r
 from gateway.dialects.zhipu_v4.errors import end_of
 from gateway.openapi import body_of
 from gateway.querying import cancel_task, read_task
+from gateway.submitting import submit_one
 from gateway.synchronous import bounded
 from tollgate.domain.errors import NotFoundError
 from tollgate.domain.states import TaskState
@@ -50,10 +51,10 @@ async def create(request: fastapi.Request) -> fastapi.Response:
     task, _ = task_of(chat, key_of_header=request.headers.get("idempotency-key"), kind=kind)
     task = replace(task, metadata=asked.metadata)
     if not asked.background:
-        accepted = await services.intake.submit_one(bounded(task, services.settings), key=key)
+        accepted = await submit_one(request, services, key, bounded(task, services.settings))
         return await answer_of(request, services, key, accepted, render=response)
-    accepted = await services.intake.submit_one(task, key=key)
-    return json_response(response(await read_task(services, key, accepted.id)), headers={"x-task-id": str(accepted.id)})
+    accepted = await submit_one(request, services, key, task)
+    return json_response(response(await read_task(services, key, accepted.id)))
 
 
 @router.get("/responses/{response_id}", openapi_extra=ONE)

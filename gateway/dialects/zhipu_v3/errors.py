@@ -45,8 +45,8 @@ def told(error: Exception) -> tuple[str, str]:
     return problem["code"], problem["message"]
 
 
-def problem(code: str, message: str, *, headers: dict[str, str] | None = None) -> fastapi.Response:
-    return json_response({"code": int(code), "msg": message, "success": False}, headers=headers)
+def problem(code: str, message: str) -> fastapi.Response:
+    return json_response({"code": int(code), "msg": message, "success": False})
 
 
 def error_event(code: str, message: str, *, task_id: str = "-") -> bytes:

@@ -67,7 +67,7 @@ class V3Frames:
 
     def refused(self, task: Task) -> fastapi.Response:
         last = self.failed(task.error_code, f"{task.error_message or 'the task failed'} (task {task.id})")
-        return fastapi.Response(last, headers={**HEADERS, "x-task-id": self._task_id})
+        return fastapi.Response(last, headers=HEADERS)
 
 
 def _plain(text: str) -> str:

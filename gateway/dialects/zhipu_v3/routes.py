@@ -7,7 +7,7 @@ from typing import Any
 import fastapi
 
 from gateway.bodies import read_json, require_object
-from gateway.dialects.route import caller, headers_of, json_response, route_class, task_asked
+from gateway.dialects.route import caller, upstream_header, json_response, route_class, task_asked
 from gateway.dialects.zhipu_v3 import prompt_body, render
 from gateway.dialects.zhipu_v3.errors import RESPONSES, answer, problem, streamed
 from gateway.dialects.zhipu_v3.events import V3Frames
@@ -17,6 +17,7 @@ from gateway.openapi import body_of
 from gateway.querying import read_task
 from gateway.services import Services
 from gateway.streaming import stream
+from gateway.submitting import submit_one
 from gateway.synchronous import LateError, answered, bounded
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import TaskRequest
@@ -37,17 +38,16 @@ async def invoke(request: fastapi.Request) -> fastapi.Response:
     """A synchronous call."""
     services, key = await caller(request)
     checked, asked = await _parse(request, services)
-    accepted = await services.intake.submit_one(bounded(asked, services.settings), key=key)
-    headers = {"x-task-id": str(accepted.id)}
+    accepted = await submit_one(request, services, key, bounded(asked, services.settings))
     try:
         one = await answered(request, services, key, accepted)
     except LateError as error:
-        return problem("1234", str(error), headers=headers)
+        return problem("1234", str(error))
     if one.state is not TaskState.SUCCEEDED:
         message = f"{one.error_message or 'the task failed'} (task {one.id})"
-        return problem(end_of(one.error_code)[1], message, headers=headers)
+        return problem(end_of(one.error_code)[1], message)
     shown = render.result(one, as_text=checked.return_type == "text")
-    return json_response(shown, headers=headers_of(one.id, one.answered_by))
+    return json_response(shown, headers=upstream_header(one.answered_by))
 
 
 @router.post("/{model}/async-invoke", openapi_extra=BODY)
@@ -55,7 +55,7 @@ async def async_invoke(request: fastapi.Request) -> fastapi.Response:
     """Submit; answers the task's id at once, after it is committed."""
     services, key = await caller(request)
     _, asked = await _parse(request, services)
-    accepted = await services.intake.submit_one(asked, key=key)
+    accepted = await submit_one(request, services, key, asked)
     return json_response(render.accepted(str(accepted.id), request_id=asked.request_id))
 
 
@@ -72,7 +72,7 @@ async def sse_invoke(request: fastapi.Request) -> fastapi.Response:
     """The answer as it is written: events `add`, then `finish`, `interrupted` or `error`."""
     services, key = await caller(request)
     checked, asked = await _parse(request, services, stream=True)
-    accepted = await services.intake.submit_one(bounded(asked, services.settings), key=key)
+    accepted = await submit_one(request, services, key, bounded(asked, services.settings))
     frames = V3Frames(task_id=str(accepted.id), incremental=checked.incremental is not False)
     return await stream(request, services, key, accepted, frames)
 

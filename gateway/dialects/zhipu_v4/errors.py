@@ -25,6 +25,8 @@ AUTHENTICATION_CODES = {
     "expired": "1003",
     "revoked": "1000",
 }
+LIMIT_CODES = {"max_in_flight": "1302", "requests_per_minute": "1303", "tokens_per_minute": "1303"}
+"""Too many at once, and too many in a time."""
 ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.UnknownModelError, 400, "1211"),
     (errors.PayloadTooLargeError, 413, "1210"),
@@ -76,6 +78,8 @@ def answer(error: Exception) -> fastapi.Response:
     if isinstance(error, errors.InvalidRequestError):
         allowed = f" (allowed: {error.allowed})" if error.allowed else ""
         return error_response(400, error.code, f"{error}{allowed}")
+    if isinstance(error, errors.RateLimitedError):
+        return error_response(429, LIMIT_CODES[error.limit], str(error))
     if isinstance(error, HTTPException):
         return error_response(error.status_code, "1222" if error.status_code == 404 else "1200", str(error.detail))
     for known, status, code in ANSWERS:
@@ -94,7 +98,7 @@ def _headers(error: Exception) -> dict[str, str]:
 def failed_task(code: str | None, message: str | None, *, task_id: str) -> fastapi.Response:
     """The answer of a synchronous call whose task failed: final, the gateway has already retried."""
     status, shown = end_of(code)
-    headers = {**FINAL, "x-task-id": task_id}
+    headers = {**FINAL}
     if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return error_response(status, shown, f"{message or 'the task failed'} (task {task_id})", headers=headers)

@@ -9,7 +9,7 @@ import fastapi
 from gateway import chat_body, embeddings_body
 from gateway.bodies import read_json, require_object
 from gateway.chat_body import ChatBody
-from gateway.dialects.route import OF_TASK, caller, headers_of, json_response, route_class, task_asked
+from gateway.dialects.route import OF_TASK, caller, upstream_header, json_response, route_class, task_asked
 from gateway.dialects.zhipu_v4 import render
 from gateway.dialects.zhipu_v4.errors import FINAL, RESPONSES, answer, error_response, failed_task
 from gateway.dialects.zhipu_v4.stream import ZhipuFrames
@@ -18,6 +18,7 @@ from gateway.openapi import body_of
 from gateway.querying import read_task
 from gateway.services import Services
 from gateway.streaming import stream
+from gateway.submitting import submit_one
 from gateway.synchronous import LateError, answered, bounded
 from tollgate.domain.errors import InvalidRequestError
 from tollgate.domain.states import TaskState
@@ -35,7 +36,7 @@ async def submit(request: fastapi.Request) -> fastapi.Response:
     """Submit; answers the task's id at once, after it is committed."""
     services, key = await caller(request)
     asked = await _parse(request, services)
-    accepted = await services.intake.submit_one(asked, key=key)
+    accepted = await submit_one(request, services, key, asked)
     body = render.processing(str(accepted.id), request_id=asked.request_id, model=asked.model)
     return json_response({**body, "task_status": accepted.state.status})
 
@@ -57,7 +58,7 @@ async def complete(request: fastapi.Request) -> fastapi.Response:
     cancelled."""
     services, key = await caller(request)
     asked = await _parse(request, services, sync=True)
-    accepted = await services.intake.submit_one(asked, key=key)
+    accepted = await submit_one(request, services, key, asked)
     if asked.stream:
         frames = ZhipuFrames(task_id=str(accepted.id), model=asked.model, created=int(time.time()))
         return await stream(request, services, key, accepted, frames)
@@ -70,18 +71,18 @@ async def embed(request: fastapi.Request) -> fastapi.Response:
     services, key = await caller(request)
     body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
     asked = bounded(embeddings_body.task_of(body), services.settings)
-    return await _answer(request, services, key, await services.intake.submit_one(asked, key=key))
+    return await _answer(request, services, key, await submit_one(request, services, key, asked))
 
 
 async def _answer(request: fastapi.Request, services: Services, key: Key, accepted: Accepted) -> fastapi.Response:
     try:
         one = await answered(request, services, key, accepted)
     except LateError as error:
-        return error_response(503, "1234", str(error), headers={"x-task-id": str(accepted.id), **FINAL})
+        return error_response(503, "1234", str(error), headers=FINAL)
     if one.state is not TaskState.SUCCEEDED:
         return failed_task(one.error_code, one.error_message, task_id=str(one.id))
     shown = render.embeddings(one) if one.endpoint == "embeddings" else render.completion(one)
-    return json_response(shown, headers=headers_of(one.id, one.answered_by))
+    return json_response(shown, headers=upstream_header(one.answered_by))
 
 
 async def _parse(request: fastapi.Request, services: Services, *, sync: bool = False) -> TaskRequest:
