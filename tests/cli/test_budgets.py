@@ -65,7 +65,7 @@ def test_the_table_has_a_row_for_each_limit(on_database: Tollgate, key: Any) -> 
     ("arguments", "code", "told"),
     [
         (("--project", "search", "--period", "day"), 2, "give --cost or --tokens"),
-        (("--project", "search", "--period", "week", "--cost", "1"), 2, "write day, month or total"),
+        (("--project", "search", "--period", "week", "--cost", "1"), 2, "write day, month, total or in_flight"),
         (("--project", "search", "--period", "day", "--cost", "1e3"), 2, "such as 12.50"),
         (("--project", "search", "--period", "day", "--cost", "-1"), 2, "such as 12.50"),
         (("--project", "search", "--period", "day", "--tokens", "-1"), 2, "--tokens"),

@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
 Project = Annotated[str, typer.Option(help="Whose budget it is.")]
 OfKey = Annotated[str | None, typer.Option("--key", metavar="ID", help="One key of the project. Default: all of it.")]
-PeriodName = Annotated[str, typer.Option("--period", metavar="day|month|total", help="Days and months are UTC.")]
+PeriodName = Annotated[
+    str, typer.Option("--period", metavar="day|month|total|in_flight", help="Days and months are UTC.")
+]
 Cost = Annotated[str | None, typer.Option(metavar="AMOUNT", help="At most so much money. Default: not limited.")]
 Tokens = Annotated[int | None, typer.Option(metavar="N", min=0, help="At most so many tokens. Default: not limited.")]
+Tasks = Annotated[
+    int | None, typer.Option(metavar="N", min=0, help="With period in_flight: at most so many open tasks.")
+]
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Budgets: what a project or a key may use in a day, a month or in all. Each task reserves the most that it "
-    "can come to when it is accepted, and is refused where that does not fit; when it ends, what it cost counts "
-    "instead. These commands work on the database: TOLLGATE_DATABASE_URL, else the data folder's SQLite file.",
+    help="Budgets: what a project or a key may use in a day, a month or in all, or have open at once. Each task "
+    "reserves the most that it can come to when it is accepted, and is refused where that does not fit; when it ends, "
+    "what it cost counts instead. These commands work on the database: TOLLGATE_DATABASE_URL, else the data folder's "
+    "SQLite file.",
 )
 
 
@@ -45,25 +51,38 @@ def set_budget(
     key: OfKey = None,
     cost: Cost = None,
     tokens: Tokens = None,
+    tasks: Tasks = None,
     data: options.Data = None,
 ) -> None:
-    """Limit what each period may use, in money, tokens or both; or change the limits.
+    """Limit what each period may use, in money, tokens or both, or how many tasks are open at once; or change a limit.
 
     What counts in a new budget is what is submitted from then on. A limit that is left out is none.
 
     Examples:
       tollgate budgets set --project search --period month --cost 100
       tollgate budgets set --project search --key 0199c2f06a4e7c31a0b752ab3e1f4d10 --period day --tokens 2000000
+      tollgate budgets set --project search --period in_flight --tasks 500
     """
     chosen, limit_nano = _period(period), _nano(cost)
-    if cost is None and tokens is None:
+    used = cost is not None or tokens is not None
+    if (tasks is not None) != (chosen == "in_flight") or (tasks is not None and used):
+        raise typer.BadParameter("--period in_flight and --tasks belong together, with nothing beside")
+    if tasks is None and not used:
         raise typer.BadParameter("give --cost or --tokens, or both")
-    _require_countable(tokens)
+    _require_countable(tokens, tasks)
     # Whoever has only the whole key at hand may paste it: the secret is not needed, and not printed again.
     key_id = None if key is None else key.partition(".")[0]
     settings = options.settings(data)
     one = options.run(
-        _set(settings, project=project, key_id=key_id, period=chosen, limit_nano=limit_nano, limit_tokens=tokens)
+        _set(
+            settings,
+            project=project,
+            key_id=key_id,
+            period=chosen,
+            limit_nano=limit_nano,
+            limit_tokens=tokens,
+            limit_tasks=tasks,
+        )
     )
     limits = " and ".join(f"{limit} {unit}" for unit, limit, *_ in _amounts(one, settings.currency))
     print(f"budget {one.budget.id}: {_whose(one)} may use {limits} {_every(chosen)}")
@@ -128,6 +147,7 @@ async def _set(
     period: Period,
     limit_nano: int | None,
     limit_tokens: int | None,
+    limit_tasks: int | None,
 ) -> Balance:
     from tollgate.domain.budgets import Budget
     from tollgate.domain.ids import new_id
@@ -142,6 +162,7 @@ async def _set(
             period=period,
             limit_nano=limit_nano,
             limit_tokens=limit_tokens,
+            limit_tasks=limit_tasks,
         )
         return await budgets.balance(connection, (await budgets.put(connection, wanted, now=now)).id, now=now)
 
@@ -173,6 +194,9 @@ def _amounts(one: Balance, currency: str) -> Iterator[tuple[str, ...]]:
     if budget.limit_tokens is not None:
         counts = (budget.limit_tokens, stands.spent_tokens, stands.reserved_tokens, stands.uncertain_tokens)
         yield "tokens", *(output.count(number) for number in (*counts, int(left["tokens"])))
+    if budget.limit_tasks is not None:
+        open_tasks = output.count(stands.reserved_tasks)
+        yield "tasks", output.count(budget.limit_tasks), "-", open_tasks, "-", output.count(int(left["tasks"]))
 
 
 def _whose(one: Balance) -> str:
@@ -180,7 +204,7 @@ def _whose(one: Balance) -> str:
 
 
 def _every(period: Period) -> str:
-    return {"day": "a day", "month": "a month", "total": "in total"}[period]
+    return {"day": "a day", "month": "a month", "total": "in total", "in_flight": "at once"}[period]
 
 
 def _period(text: str) -> Period:
@@ -189,7 +213,7 @@ def _period(text: str) -> Period:
     try:
         return Period(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r}: write day, month or total", param_hint="--period") from None
+        raise typer.BadParameter(f"{text!r}: write day, month, total or in_flight", param_hint="--period") from None
 
 
 def _nano(text: str | None) -> int | None:
@@ -203,8 +227,9 @@ def _nano(text: str | None) -> int | None:
     return to_nano(Decimal(text))
 
 
-def _require_countable(tokens: int | None) -> None:
-    from tollgate.domain.budgets import MAX_LIMIT_TOKENS
+def _require_countable(tokens: int | None, tasks: int | None) -> None:
+    from tollgate.domain.budgets import MAX_LIMIT_TASKS, MAX_LIMIT_TOKENS
 
-    if tokens is not None and tokens > MAX_LIMIT_TOKENS:
-        raise typer.BadParameter(f"at most {MAX_LIMIT_TOKENS}", param_hint="--tokens")
+    for option, given, most in (("--tokens", tokens, MAX_LIMIT_TOKENS), ("--tasks", tasks, MAX_LIMIT_TASKS)):
+        if given is not None and given > most:
+            raise typer.BadParameter(f"at most {most}", param_hint=option)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 
 from tollgate import __version__
-from tollgate.cli import connection
+from tollgate.cli import connection, output
 from tollgate.cli.connection import Target
 from tollgate.cli.exits import GatewayUnreachableError, RefusedError
 
@@ -24,7 +24,8 @@ WAIT_MAX_S = 30.0
 AGAIN_S = 1.0
 """From a stream that was cut to the next try."""
 UNAVAILABLE_TRIES = 5
-"""A 503 says that nothing was done: it is asked again so often, after its Retry-After."""
+"""A 503 says that nothing was done: it is asked again so often, after its Retry-After. A 429 with one says that the
+key's limits have room then: it is asked again for as long as that takes."""
 
 
 class StreamCutError(Exception):
@@ -128,9 +129,16 @@ class Gateway:
     def _request(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None
     ) -> httpx2.Response:
-        for left in reversed(range(UNAVAILABLE_TRIES)):
+        tries, told = 1, False
+        while True:
             response = self._send(method, path, params=params, body=body)
-            if response.status_code != 503 or not left:
+            if response.status_code == 429 and response.headers.get("Retry-After"):
+                if not told:
+                    output.note(f"{self._refusal(response)}; waiting for it")
+                told = True
+            elif response.status_code == 503 and tries < UNAVAILABLE_TRIES:
+                tries += 1
+            else:
                 break
             self._sleep(_retry_after_s(response))
         if response.is_success:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate.cli import installation, moments, options, output
+from tollgate.cli import installation, key_limits, moments, options, output
 
 if TYPE_CHECKING:
     from tollgate.settings import Settings
@@ -27,6 +29,8 @@ app = typer.Typer(
     help="API keys. These commands work on the database: TOLLGATE_DATABASE_URL, else the data folder's SQLite file.",
 )
 
+app.command("limit")(key_limits.limit)
+
 
 def register(root: typer.Typer) -> None:
     """Add the family to `root`."""
@@ -40,6 +44,9 @@ def create(
     role: RoleName = "user",
     models: Models = None,
     expires: Expires = None,
+    requests_per_minute: key_limits.Requests = None,
+    tokens_per_minute: key_limits.Tokens = None,
+    max_in_flight: key_limits.InFlight = None,
     as_json: options.AsJson = False,
     data: options.Data = None,
 ) -> None:
@@ -48,6 +55,7 @@ def create(
     Examples:
       tollgate keys create --project search
       tollgate keys create --project ops --role admin --name alice --expires 90d
+      tollgate keys create --project search --requests-per-minute 600 --max-in-flight 50
     """
     if role not in ("user", "admin"):
         raise typer.BadParameter(f"{role!r}: write user or admin", param_hint="--role")
@@ -55,9 +63,10 @@ def create(
         if not 1 <= len(text) <= NAME_MAX or not text.isprintable():
             raise typer.BadParameter(f"1 to {NAME_MAX} characters, no control characters", param_hint=option)
     settings = options.settings(data)
+    limits = key_limits.given(requests_per_minute, tokens_per_minute, max_in_flight)
     expires_at, allowed = _expiry(expires), _models(settings, models)
     stored, text = options.run(
-        _create(settings, project=project, name=name, role=role, models=allowed, expires_at=expires_at)
+        _create(settings, project=project, name=name, role=role, models=allowed, expires_at=expires_at, limits=limits)
     )
     if as_json:
         output.json_line({**as_object(stored), "key": text})
@@ -81,13 +90,15 @@ def list_keys(
     if as_json:
         output.json_line([as_object(one) for one in found])
         return
-    table = output.table("id", "project", "name", "role", "models", "created", "expires", "state")
+    table = output.table("id", "project", "name", "role", "models", "limits", "created", "expires", "state")
+    table.columns[0].no_wrap = True  # to be copied into `keys limit` and `keys revoke`
     now = datetime.now(UTC)
     for one in found:
         key = one.key
         models = "all" if key.models is None else ", ".join(sorted(key.models))
         times = (output.moment(one.created_at), output.moment(key.expires_at))
-        table.add_row(key.id, key.project, key.name, key.role, models, *times, state_of(one, now=now))
+        limits = key_limits.told(key.limits)
+        table.add_row(key.id, key.project, key.name, key.role, models, limits, *times, state_of(one, now=now))
     output.console().print(table)
 
 
@@ -117,6 +128,7 @@ def as_object(stored: StoredKey) -> dict[str, Any]:
         "role": key.role,
         "models": None if key.models is None else sorted(key.models),
         "may_interactive": key.may_interactive,
+        **asdict(key.limits),
         "created_at": _iso(stored.created_at),
         "expires_at": _iso(key.expires_at),
         "revoked_at": _iso(key.revoked_at),
@@ -138,9 +150,11 @@ async def _create(
     role: str,
     models: frozenset[str] | None,
     expires_at: datetime | None,
+    limits: Mapping[str, int | None],
 ) -> tuple[StoredKey, str]:
     from tollgate.domain.ids import new_id
     from tollgate.domain.keys import derive_secret
+    from tollgate.domain.rates import KeyLimits
     from tollgate.domain.states import Role
     from tollgate.domain.tasks import Key
     from tollgate.store import keys
@@ -158,6 +172,7 @@ async def _create(
             role=Role(role),
             models=models,
             expires_at=expires_at,
+            limits=KeyLimits(**limits),
         )
         await keys.add(connection, made, master=masters[0].fingerprint, now=now)
     stored = keys.StoredKey(key=made, master=masters[0].fingerprint, version=1, created_at=now)
