@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 import fastapi
@@ -17,6 +17,7 @@ HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # nginx would hold the events back
 }
+NO_MORE_HEADERS: Mapping[str, str] = {}
 
 
 def frame(data: Any, *, event: str | None = None, event_id: str | None = None) -> bytes:
@@ -28,12 +29,18 @@ def frame(data: Any, *, event: str | None = None, event_id: str | None = None) -
 class EventStream(fastapi.Response):
     """Sends each of `frames` when the client is ready for more. `left` is called where it leaves before the end."""
 
-    def __init__(self, frames: AsyncGenerator[bytes], *, left: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        *,
+        left: Callable[[], Awaitable[None]],
+        headers: Mapping[str, str] = NO_MORE_HEADERS,
+    ) -> None:
         self.status_code = 200
         self.background = None
         self._frames = frames
         self._left = left
-        self.init_headers(HEADERS)
+        self.init_headers({**HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         sending = asyncio.create_task(self._send_all(send))

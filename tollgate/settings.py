@@ -34,7 +34,7 @@ class Settings(pydantic.BaseModel):
         None, repr=False, description="postgresql://... or sqlite:///...; default: the SQLite file of the data folder"
     )
     redis_url: str | None = pydantic.Field(
-        None, repr=False, description="event bus, and the broker unless BROKER_URL is set"
+        None, repr=False, description="event bus, rates of keys, and the broker unless BROKER_URL is set"
     )
     broker_url: str | None = pydantic.Field(None, repr=False, description="Celery's broker; default: REDIS_URL")
     master_key: pydantic.SecretStr | None = pydantic.Field(

@@ -8,7 +8,7 @@ from typing import Any
 import fastapi
 
 from gateway.dialects.openai.errors import AGAIN, FINAL, error_response, failed_task
-from gateway.dialects.route import upstream_header, json_response
+from gateway.dialects.route import json_response, upstream_header
 from gateway.services import Services
 from gateway.synchronous import LateError, answered
 from tollgate.domain.states import TaskState

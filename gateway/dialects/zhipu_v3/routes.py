@@ -7,7 +7,7 @@ from typing import Any
 import fastapi
 
 from gateway.bodies import read_json, require_object
-from gateway.dialects.route import caller, upstream_header, json_response, route_class, task_asked
+from gateway.dialects.route import caller, json_response, route_class, task_asked, upstream_header
 from gateway.dialects.zhipu_v3 import prompt_body, render
 from gateway.dialects.zhipu_v3.errors import RESPONSES, answer, problem, streamed
 from gateway.dialects.zhipu_v3.events import V3Frames

@@ -9,7 +9,7 @@ import fastapi
 from gateway import chat_body, embeddings_body
 from gateway.bodies import read_json, require_object
 from gateway.chat_body import ChatBody
-from gateway.dialects.route import OF_TASK, caller, upstream_header, json_response, route_class, task_asked
+from gateway.dialects.route import OF_TASK, caller, json_response, route_class, task_asked, upstream_header
 from gateway.dialects.zhipu_v4 import render
 from gateway.dialects.zhipu_v4.errors import FINAL, RESPONSES, answer, error_response, failed_task
 from gateway.dialects.zhipu_v4.stream import ZhipuFrames
