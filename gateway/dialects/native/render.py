@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import orjson
 
+from tollgate.domain import shown
 from tollgate.domain.budgets import remaining
 from tollgate.domain.lanes import priority_of
 from tollgate.domain.money import format_nano
+from tollgate.domain.shown import bought
 from tollgate.domain.states import AttemptOutcome
 from tollgate.domain.tasks import Accepted, TaskRequest
 from tollgate.store.budgets import Balance
 from tollgate.store.tasks import Attempt, Task
 
-
-def time(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def money(nano: int | None) -> str | None:
-    return None if nano is None else format_nano(nano)
+time = shown.moment
+money = shown.money
 
 
 def _as_stored(text: str | None) -> orjson.Fragment | None:
@@ -44,7 +41,7 @@ def accepted(one: Accepted, request: TaskRequest) -> dict[str, Any]:
 
 def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: bool = True) -> dict[str, Any]:
     upstream, _, upstream_model = (one.answered_by or "").partition("/")
-    shown: dict[str, Any] = {
+    told: dict[str, Any] = {
         "id": str(one.id),
         "object": "task",
         "status": one.state.status,
@@ -59,6 +56,7 @@ def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: b
         "metadata": _as_stored(one.metadata),
         "priority": priority_of(one.lane),
         "batch_id": str(one.batch_id) if one.batch_id else None,
+        "callback_url": one.callback_url,
         "created_at": time(one.created_at),
         "started_at": time(one.started_at),
         "ended_at": time(one.ended_at),
@@ -69,36 +67,11 @@ def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: b
         "error": {"code": one.error_code, "message": one.error_message} if one.error_code else None,
     }
     if with_result:
-        shown["result"] = _as_stored(one.result)
+        told["result"] = _as_stored(one.result)
     if with_attempts:
-        shown |= _bought(one.attempts, currency)
-    return shown
-
-
-def _bought(attempts: tuple[Attempt, ...], currency: str) -> dict[str, Any]:
-    """What the task's attempts came to together: its cost is their sum."""
-    billed = [a for a in attempts if a.prompt_tokens is not None]
-    priced = [a.cost_nano for a in billed if a.cost_nano is not None]
-    possible = [a.possible_cost_nano for a in attempts if a.possible_cost_nano is not None]
-    return {
-        "usage": _usage(billed) if billed else None,
-        "cost": money(sum(priced)) if priced else None,
-        "possible_cost": money(sum(possible)) if possible else None,
-        "unpriced": len(priced) < len(billed),
-        "currency": currency,
-        "attempts": [_attempt(a) for a in attempts],
-    }
-
-
-def _usage(billed: list[Attempt]) -> dict[str, int]:
-    prompt = sum(a.prompt_tokens or 0 for a in billed)
-    completion = sum(a.completion_tokens or 0 for a in billed)
-    return {
-        "prompt_tokens": prompt,
-        "cached_tokens": sum(a.cached_tokens or 0 for a in billed),
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
+        told |= bought(one.attempts, currency=currency)
+        told["attempts"] = [_attempt(a) for a in one.attempts]
+    return told
 
 
 def _attempt(one: Attempt) -> dict[str, Any]:
