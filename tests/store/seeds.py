@@ -76,6 +76,7 @@ def a_task(key: Key, **changes: Any) -> NewTask:
         max_tokens=None,
         created_at=NOW,
         announced_at=None,
+        callback_url=None,
         assumed_max_tokens=4096,
         body='{"model":"glm-4.7"}',
         metadata=None,

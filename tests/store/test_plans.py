@@ -20,7 +20,20 @@ from tollgate.domain.ids import new_id
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.tasks import Key
-from tollgate.store import announce, claims, intake, leases, roll_up, settlements, shards, tasks, usage
+from tollgate.domain.webhooks import DeliveryState
+from tollgate.store import (
+    announce,
+    claims,
+    deliveries,
+    intake,
+    leases,
+    roll_up,
+    sending,
+    settlements,
+    shards,
+    tasks,
+    usage,
+)
 from tollgate.store import waiting as waiting_store
 from tollgate.store.announce import Queue
 from tollgate.store.database import Database, WriteConnection
@@ -40,7 +53,17 @@ ENDING = (
     " SELECT date '2025-01-01' + d, p.id, 'm' || m, 'u', 0"
     " FROM generate_series(0, 429) d, generate_series(1, 5) m, projects p",
 )
+DELIVERIES = (
+    # One in fifty failed, one in a hundred waits, for twenty hosts; the rest was delivered.
+    "INSERT INTO webhook_deliveries"
+    " (id, project_id, url, host, task_id, event, state, not_before, created_at, ended_at, first_tried_at)"
+    " SELECT id, project_id, 'https://h.example/', 'h' || n % 20 || '.example', id, 'task.succeeded',"
+    " CASE WHEN n % 97 = 7 THEN 'pending' WHEN n % 50 = 1 THEN 'failed' ELSE 'delivered' END, created_at, created_at,"
+    " CASE WHEN n % 97 = 7 THEN NULL ELSE created_at + n * interval '1 s' END, created_at"
+    " FROM (SELECT *, row_number() OVER (ORDER BY id) AS n FROM tasks) AS numbered"
+)
 ROLL_UPS = ("usage_hourly", "usage_daily", "usage_daily_totals")
+HOT = ("tasks", "attempts", "task_requests", "task_results", "webhook_deliveries", *ROLL_UPS)
 Plan = dict[str, Any]
 
 
@@ -50,12 +73,12 @@ async def crowd(request: pytest.FixtureRequest, postgres: Database) -> Crowd:
 
     With "stale" statistics the planner has not heard yet of those that wait."""
     async with postgres.write() as connection:
-        for table in ("tasks", "attempts", "task_requests", "task_results"):
+        for table in ("tasks", "attempts", "task_requests", "task_results", "webhook_deliveries"):
             await connection.exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
     keys = [await seeds.a_key(postgres, project=f"p{n}") for n in range(3)]
     ended = await many(postgres, keys, ENDED, request_id=True)
     async with postgres.write() as connection:
-        for statement in ENDING:
+        for statement in (*ENDING, DELIVERIES):
             await connection.exec_driver_sql(statement)
     await analyze(postgres)
     waiting = await many(postgres, keys, WAITING, request_id=False)
@@ -151,7 +174,7 @@ def scans(plans: list[Plan]) -> list[str]:
     """The tables that are read from cover to cover."""
     found = [node for plan in plans for node in nodes(plan)]
     tables = [node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"]
-    return [name for name in tables if name in ("tasks", "attempts", "task_requests", "task_results", *ROLL_UPS)]
+    return [name for name in tables if name in HOT]
 
 
 def indexes(plans: list[Plan]) -> set[str]:
@@ -238,11 +261,57 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
         ),
         {"ix_usage_daily_project_id_day", "pk_usage_daily"},
     ),
+    "hosts that something is due for": (
+        lambda _, c: sending.hosts_due(c, now=seeds.later(60)),
+        {"ix_webhook_deliveries_due"},
+    ),
+    "claim deliveries": (
+        lambda _, c: sending.claim(c, "h7.example", limit=8, now=seeds.later(60), master=seeds.MASTER),
+        {"ix_webhook_deliveries_due"},
+    ),
+    "settle deliveries": (
+        lambda crowd, c: sending.settle(c, [tried(id_) for id_ in crowd.ended[:50]]),
+        {"pk_webhook_deliveries"},
+    ),
+    "forget deliveries": (
+        lambda _, c: sending.forget(c, DeliveryState.DELIVERED, ended_before=seeds.later(9_000), limit=50),
+        {"ix_webhook_deliveries_ended"},
+    ),
+    "deliveries that wait": (
+        lambda _, c: deliveries.waiting(c, now=seeds.later(60)),
+        {"ix_webhook_deliveries_due"},
+    ),
+    "deliveries of a project": (
+        lambda crowd, c: deliveries.page(
+            c, project_id=crowd.key.project_id, where=deliveries.Filter(), limit=50, after=crowd.ended[12_000]
+        ),
+        {"ix_webhook_deliveries_project_id_id", "pk_webhook_deliveries"},
+    ),
+    "failed deliveries of a project": (
+        lambda crowd, c: deliveries.page(
+            c,
+            project_id=crowd.key.project_id,
+            where=deliveries.Filter(state=DeliveryState.FAILED),
+            limit=50,
+        ),
+        {"ix_webhook_deliveries_project_id_failed"},
+    ),
+    "deliveries of a task": (
+        lambda crowd, c: deliveries.page(
+            c, project_id=crowd.key.project_id, where=deliveries.Filter(task_id=crowd.ended[7]), limit=50
+        ),
+        {"ix_webhook_deliveries_task_id"},
+    ),
     "merge the past": (
         lambda _, c: shards.merge(c, roll_up.DAILY, now=seeds.later(86_400), limit=50),
         {"ix_usage_daily_sharded", "pk_usage_daily"},
     ),
 }
+
+
+def tried(delivery_id: UUID) -> sending.Tried:
+    state = DeliveryState.DELIVERED
+    return sending.Tried(id=delivery_id, tries=1, state=state, not_before=seeds.NOW, ended_at=seeds.NOW)
 
 
 def stale(task_id: UUID) -> Settlement:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
+from tollgate.domain.addresses import STRICT, CallbackRules, check_url
 from tollgate.domain.errors import InvalidRequestError, PermissionDeniedError
 from tollgate.domain.ids import new_id
 from tollgate.domain.routing import Catalog, Mode, Model, Route
@@ -27,6 +28,8 @@ class Limits:
     """The installation's bounds. Seconds."""
 
     task_timeout_s: float = 86_400.0
+    callbacks: CallbackRules = STRICT
+    """Where a callback_url may lead."""
 
 
 def admit(
@@ -93,6 +96,7 @@ def _row(
         max_tokens=_bound(request.body.get("max_tokens")),
         created_at=now,
         announced_at=now if hinted else None,
+        callback_url=_allowed_callback(request, limits.callbacks),
         assumed_max_tokens=model.assumed_max_tokens,
         body=orjson.dumps(request.body).decode(),
         metadata=orjson.dumps(request.metadata).decode() if request.metadata else None,
@@ -132,6 +136,13 @@ def _mode(request: TaskRequest, route: Route, *, catalog: Catalog) -> Mode:
             f"model {request.model!r} cannot be asked in mode async", field="mode", allowed="direct, or leave it out"
         )
     return "async"
+
+
+def _allowed_callback(request: TaskRequest, rules: CallbackRules) -> str | None:
+    """Of a repeat, too: an URL that is refused was meant to be told something."""
+    if request.callback_url is not None:
+        check_url(request.callback_url, rules=rules, field="callback_url")
+    return request.callback_url
 
 
 def _bound(max_tokens: object) -> int | None:

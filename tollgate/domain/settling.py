@@ -99,6 +99,10 @@ class TaskRow:
     """The periods of budgets, by their first day, that hold its reservation and are charged what it costs."""
     reserved_nano: int = 0
     reserved_tokens: int = 0
+    callback_url: str | None = None
+    """Told of its end."""
+    watched: bool = False
+    """Its project has webhooks that may want to know, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

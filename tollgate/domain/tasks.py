@@ -40,6 +40,8 @@ class TaskRequest:
     """Its answer is told as it is written. Then its upstream is always called directly."""
     retry_for_s: float | None = None
     """No retry starts later than this after submission; None: until the task's deadline."""
+    callback_url: str | None = None
+    """Told of the task's end, by a webhook."""
     timeout_s: float | None = None
     """Without `expires_at`, the task ends this long after its start; None: the installation's limit."""
 
@@ -111,6 +113,7 @@ class NewTask:
     created_at: datetime
     announced_at: datetime | None
     """When its hint was handed to the publisher; None: the announcer feeds it."""
+    callback_url: str | None
     assumed_max_tokens: int
     """Completion tokens that are counted on where `max_tokens` is None."""
     body: str

@@ -30,10 +30,11 @@ from tollgate.domain.settling import (
     resolve,
 )
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import reservations, roll_up, rows, transitions
+from tollgate.store import deliveries, reservations, roll_up, rows, transitions
 from tollgate.store.database import WriteConnection
 from tollgate.store.rows import Step
-from tollgate.store.schema import attempts, task_results, tasks
+from tollgate.store.schema import attempts, task_results, tasks, webhooks
+from tollgate.store.webhooks import ACTIVE
 
 CODE_LENGTH = 64
 """The column's."""
@@ -41,7 +42,7 @@ MESSAGE_LENGTH = 4_000
 """Enough to see what an upstream meant; some send a page of HTML."""
 LOCKED = (
     "id", "project_id", "key_id", "model", "label", "state", "fence", "cancel_requested_at", "charged_to",
-    "reserved_nano", "reserved_tokens",
+    "reserved_nano", "reserved_tokens", "callback_url",
 )  # fmt: skip
 WRITTEN = ("outcome", "ended_at", "http_status", "error_code", "error_message", *BILL)
 IDS = rows.Given.of(tasks, "id")
@@ -116,11 +117,13 @@ async def _decide_round(connection: WriteConnection, settlements: Sequence[Settl
     newer = await _abandon_newer(connection, [r.settlement for r in resolutions if r.task and r.late], locked, now)
     decided = [*resolutions, *newer]
     moved = [r for r in resolutions if r.task]
+    ended = [r for r in moved if r.settlement.state.ended]
     return decided, (
         _close_attempts([r.settlement for r in decided if r.attempt], now),
         transitions.moving([r.settlement for r in moved if r.settlement.reroute is None], now),
         transitions.rerouting([r.settlement for r in moved if r.settlement.reroute is not None], now),
-        _keep_results([r for r in moved if r.settlement.state.ended]),
+        _keep_results(ended),
+        await deliveries.of_ends(connection, ended, locked, now=now),
     )
 
 
@@ -129,7 +132,7 @@ async def _lock_tasks(connection: WriteConnection, ids: Sequence[UUID]) -> dict[
     return {row[0]: _task_row(*row) for row in found}
 
 
-def _task_row(
+def _task_row(  # noqa: PLR0917 - one for each column
     task_id: UUID,
     project_id: UUID,
     key_id: str,
@@ -141,8 +144,10 @@ def _task_row(
     charged_to: str | None,
     reserved_nano: int | None,
     reserved_tokens: int | None,
+    callback_url: str | None,
+    watched: bool,
 ) -> TaskRow:
-    """Of the columns of LOCKED, by position: an attribute of a row takes ten times as long."""
+    """Of the columns of LOCKED and `watched`, by position: an attribute of a row takes ten times as long."""
     return TaskRow(
         id=task_id,
         project_id=project_id,
@@ -155,12 +160,15 @@ def _task_row(
         charged_to=reservations.periods_of(charged_to),
         reserved_nano=reserved_nano or 0,
         reserved_tokens=reserved_tokens or 0,
+        callback_url=callback_url,
+        watched=bool(watched),
     )
 
 
 def _locking(dialect: str) -> rows.Statement:
+    watched = sa.exists().where(webhooks.c.project_id == tasks.c.project_id, ACTIVE)
     return (
-        sa.select(*(tasks.c[name] for name in LOCKED))
+        sa.select(*(tasks.c[name] for name in LOCKED), watched.label("watched"))
         .where(tasks.c.id.in_(sa.select(IDS.table(dialect).c.id)))
         .order_by(tasks.c.id)
         .with_for_update()

@@ -66,6 +66,7 @@ class Task:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    callback_url: str | None = None
     metadata: str | None = None
     result: str | None = None
     error_code: str | None = None
@@ -92,6 +93,7 @@ class Filter:
 NARROW = (
     "id", "project_id", "key_id", "batch_id", "custom_id", "request_id", "label", "endpoint", "model", "route", "lane",
     "state", "tries", "not_before", "deadline", "cancel_requested_at", "created_at", "started_at", "ended_at",
+    "callback_url",
 )  # fmt: skip
 IDS = rows.Given.of(tasks, "id")
 OWNED = rows.Given.of(tasks, "project_id", "id")
@@ -110,9 +112,12 @@ async def by_ids(
     return {task_id: task for (_, task_id), task in found.items()}
 
 
-async def owned(connection: ReadConnection, asked: Sequence[Owned], *, with_attempts: bool = True) -> dict[Owned, Task]:
+async def owned(
+    connection: ReadConnection, asked: Sequence[Owned], *, with_attempts: bool = True, with_results: bool = True
+) -> dict[Owned, Task]:
     """The same of several projects: those of `asked` that are the project's they are asked for."""
-    found = (await rows.execute(connection, _owned, OWNED, list(dict.fromkeys(asked)))).all()
+    build = _owned if with_results else _owned_without_results
+    found = (await rows.execute(connection, build, OWNED, list(dict.fromkeys(asked)))).all()
     bought = await _attempts(connection, [row.id for row in found]) if with_attempts and found else {}
     return {(row.project_id, row.id): _task(row, bought.get(row.id, ())) for row in found}
 
@@ -152,12 +157,18 @@ def _owned(dialect: str) -> rows.Statement:
     return _select().join(given, sa.and_(tasks.c.id == given.c.id, tasks.c.project_id == given.c.project_id))
 
 
-def _select(*conditions: Any) -> sa.Select[Any]:
+def _owned_without_results(dialect: str) -> rows.Statement:
+    given = OWNED.table(dialect)
+    told = _select(result=sa.null())
+    return told.join(given, sa.and_(tasks.c.id == given.c.id, tasks.c.project_id == given.c.project_id))
+
+
+def _select(*conditions: Any, result: sa.ColumnElement[Any] = task_results.c.body) -> sa.Select[Any]:
     return (
         sa.select(
             *(tasks.c[name] for name in NARROW),
             task_requests.c.metadata,
-            task_results.c.body.label("result"),
+            result.label("result"),
             task_results.c.error_code,
             task_results.c.error_message,
         )
