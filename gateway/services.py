@@ -23,7 +23,7 @@ from tollgate.broker.publisher import Publisher
 from tollgate.broker.rates import MemoryRates, Rates, open_rates
 from tollgate.domain.admission import Limits
 from tollgate.domain.errors import SettingsError
-from tollgate.domain.keys import MasterKey, parse_master_keys
+from tollgate.domain.keys import MasterKey
 from tollgate.domain.lanes import LANES
 from tollgate.domain.routing import Catalog
 from tollgate.settings import Settings
@@ -63,7 +63,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             "TOLLGATE_REDIS_URL is not set: write redis://host:6379/0 (or run `tollgate up`, which needs none)"
         )
     catalog = configuration.load_catalog(settings)
-    masters = master_keys(settings)
+    masters = configuration.master_keys(settings)
     database = Database.connect(settings.store_url, pool=settings.database_pool)
     bus = open_bus(settings.redis_url)
     rates = open_rates(settings.redis_url)
@@ -100,7 +100,7 @@ async def run_services(
     async with database.read() as connection:
         await keys.check_masters(connection, [master.fingerprint for master in masters])
     await price_list.publish_all(database, configuration.load_prices(settings))
-    limits = Limits(task_timeout_s=settings.task_timeout_s)
+    limits = Limits(task_timeout_s=settings.task_timeout_s, callbacks=settings.callback_rules)
     prices = PriceBook(database)
     intake = Intake(database, publisher, catalog=catalog, limits=limits, prices=prices)
     limiter = Limiter(rates or MemoryRates())
@@ -128,16 +128,6 @@ async def run_services(
         await limiter.drain()
         await intake.drain()
         await prices.stop()
-
-
-def master_keys(settings: Settings) -> tuple[MasterKey, ...]:
-    """Of the settings. Raises SettingsError where there is none: every key would be refused."""
-    if settings.master_key is None:
-        raise SettingsError(
-            "TOLLGATE_MASTER_KEY is not set; make one, and keep it: every API key is derived from it:\n"
-            "  python -c 'import secrets; print(secrets.token_urlsafe(48))'"
-        )
-    return parse_master_keys(settings.master_key.get_secret_value())
 
 
 def services_of(request: fastapi.Request) -> Services:

@@ -1,4 +1,5 @@
-"""The two files that say what runs where and what it costs: the user's, or the ones that come with Tollgate."""
+"""What servers read at their start: the two files that say what runs where and what it costs (the user's, or the ones
+that come with Tollgate), and the master keys."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from tollgate.domain.errors import SettingsError
+from tollgate.domain.keys import MasterKey, parse_master_keys
 from tollgate.domain.model_file import parse_catalog
 from tollgate.domain.price_file import parse_prices
 from tollgate.domain.prices import Price
@@ -25,6 +27,17 @@ def load_prices(settings: Settings) -> list[Price]:
     """prices.toml. Raises SettingsError with the file, the entry and the fix."""
     text, source = _read(settings.prices_file, "prices.toml", variable="TOLLGATE_PRICES_FILE")
     return parse_prices(text, source=source, currency=settings.currency)
+
+
+def master_keys(settings: Settings) -> tuple[MasterKey, ...]:
+    """Of the settings. Raises SettingsError where there is none: every key would be refused, nothing signed."""
+    if settings.master_key is None:
+        raise SettingsError(
+            "TOLLGATE_MASTER_KEY is not set; make one, and keep it: every API key, and what signs webhooks, is derived "
+            "from it:\n  python -c 'import secrets; print(secrets.token_urlsafe(48))'\n"
+            "Gateways and beats need the same one"
+        )
+    return parse_master_keys(settings.master_key.get_secret_value())
 
 
 def _refuse_unserved(catalog: Catalog, *, source: str) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import dotenv
 import pydantic
 
+from tollgate.domain.addresses import CallbackRules
 from tollgate.domain.errors import SettingsError
 
 PREFIX = "TOLLGATE_"
@@ -39,7 +40,8 @@ class Settings(pydantic.BaseModel):
     broker_url: str | None = pydantic.Field(None, repr=False, description="Celery's broker; default: REDIS_URL")
     master_key: pydantic.SecretStr | None = pydantic.Field(
         None,
-        description="derives every API key; comma-separated, the first makes new keys; 32 characters or more",
+        description="derives every API key and webhook secret; comma-separated, the first makes new ones; 32 "
+        "characters or more",
     )
     currency: str = pydantic.Field("CNY", pattern=r"^[A-Z]{3}$", description="the one currency of this installation")
     models_file: Path | None = pydantic.Field(None, description="default: the built-in models.toml")
@@ -62,6 +64,14 @@ class Settings(pydantic.BaseModel):
     drain_timeout_s: Seconds = pydantic.Field(30.0, description="a stopping worker waits so long for calls in flight")
     max_body_bytes: Count = pydantic.Field(32 * 1024 * 1024, description="the largest request body")
     max_tasks_per_submit: Count = pydantic.Field(10_000, description="the longest list in one POST /tasks")
+    webhooks_allow_http: bool = pydantic.Field(
+        False, description="webhooks may go to http URLs, too: anybody on the way reads them"
+    )
+    webhooks_allow_private: bool = pydantic.Field(
+        False,
+        description="webhooks may go to private, loopback and link-local addresses: whoever has a key can reach "
+        "what the beat can reach",
+    )
     database_pool: Count = pydantic.Field(10, description="PostgreSQL connections of one process")
     simulator_latency_s: float = pydantic.Field(
         0.3, ge=0, allow_inf_nan=False, description="of the embedded mode's simulator, in seconds"
@@ -77,6 +87,11 @@ class Settings(pydantic.BaseModel):
     def store_url(self) -> str:
         """The database, with the data folder's SQLite file as the default."""
         return self.database_url or f"sqlite:///{(self.data / 'tollgate.db').absolute()}"
+
+    @property
+    def callback_rules(self) -> CallbackRules:
+        """Where webhooks may be sent."""
+        return CallbackRules(allow_http=self.webhooks_allow_http, allow_private=self.webhooks_allow_private)
 
     @property
     def celery_broker_url(self) -> str | None:

@@ -1,5 +1,6 @@
 """`tollgate beat`: every 2 s, on the database, look for dead workers, expire what is late, announce what is due.
-Every 10 minutes, merge the shards of the accounts' past.
+Every second, send the webhooks that are due. Every 10 minutes, merge the shards of the accounts' past, and remove
+deliveries that are old.
 
 Not Celery's beat: rescue must need neither Redis nor a free worker. Any number may run.
 """
@@ -20,20 +21,22 @@ from worker.announcer import EVERY_S, Announcer
 from worker.billing import Rules
 from worker.rerouting import Mover
 from worker.watch import Watch
+from worker.webhooks.courier import Courier
 
 log = logging.getLogger("tollgate.beat")
 
-MERGE_EVERY_S = 600.0
+TIDY_EVERY_S = 600.0
 """Until then what is over is read a little more slowly: no hurry."""
 
 
 class Beat:
-    """The three loops."""
+    """The four loops."""
 
-    def __init__(self, *, database: Database, bus: Bus, publisher: Publisher, rules: Rules) -> None:
+    def __init__(self, *, database: Database, bus: Bus, publisher: Publisher, rules: Rules, courier: Courier) -> None:
         self._bus = bus
         self._database = database
         self._announcer = Announcer(database, publisher, mover=Mover(database, rules))
+        self._courier = courier
         self.watch = Watch(database, bus, rules)
 
     async def run(self) -> None:
@@ -43,13 +46,16 @@ class Beat:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._watch_forever(), name="watch")
             loops.create_task(self._announce_forever(), name="announce")
-            loops.create_task(self._merge_forever(), name="merge")
+            loops.create_task(self._deliver_forever(), name="deliver")
+            loops.create_task(self._tidy_forever(), name="tidy")
 
     async def round(self) -> None:
         """Everything once."""
         await self.watch.look()
         await self._tell()
-        await merging.merge(self._database)
+        await self._courier.round()
+        await self._courier.drain()
+        await self._tidy()
 
     async def _watch_forever(self) -> None:
         while True:
@@ -63,11 +69,25 @@ class Beat:
                 await self._tell()
             await asyncio.sleep(EVERY_S)
 
-    async def _merge_forever(self) -> None:
+    async def _deliver_forever(self) -> None:
+        try:
+            while True:
+                begun = 0
+                async with _outliving("delivering"):
+                    begun = await self._courier.round()
+                await self._courier.rest(begun)
+        finally:
+            await self._courier.stop()
+
+    async def _tidy_forever(self) -> None:
         while True:
-            async with _outliving("merging"):
-                await merging.merge(self._database)
-            await asyncio.sleep(MERGE_EVERY_S)
+            async with _outliving("tidying"):
+                await self._tidy()
+            await asyncio.sleep(TIDY_EVERY_S)
+
+    async def _tidy(self) -> None:
+        await merging.merge(self._database)
+        await self._courier.forget()
 
     async def _tell(self) -> None:
         if ended := await self._announcer.expire():

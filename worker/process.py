@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import celery
 
+from tollgate import configuration
 from tollgate.broker.bus import Bus, open_bus
 from tollgate.broker.celery_app import create_celery
 from tollgate.broker.publisher import Publisher
@@ -16,17 +17,19 @@ from tollgate.domain import lanes
 from tollgate.domain.errors import SettingsError
 from tollgate.domain.routing import Catalog
 from tollgate.settings import Settings
-from tollgate.store import migrate, price_list
+from tollgate.store import keys, migrate, price_list
 from tollgate.store.database import Database
 from worker.beat import Beat
 from worker.billing import Rules
 from worker.celery_run import add_engine
 from worker.engine import Engine
 from worker.upstreams import registry
+from worker.webhooks.courier import Courier
+from worker.webhooks.post import Post
 
 NO_BROKER = "TOLLGATE_REDIS_URL is not set: write redis://host:6379/0 (or run `tollgate up`, which needs none)"
-BEAT_POOL = 3
-"""Its loops use a connection each."""
+BEAT_POOL = 5
+"""Its loops use a connection each, and so does what came of deliveries."""
 
 
 def create_worker_app(settings: Settings, catalog: Catalog) -> celery.Celery:
@@ -79,18 +82,32 @@ async def load_rules(database: Database, catalog: Catalog) -> Rules:
         return Rules(prices=await price_list.load(connection), catalog=catalog)
 
 
+def make_courier(settings: Settings, database: Database) -> Courier:
+    """Not yet sending. Raises SettingsError: it signs with what the master key gives."""
+    return Courier(
+        database,
+        masters=configuration.master_keys(settings),
+        post=Post(settings.callback_rules),
+        currency=settings.currency,
+    )
+
+
 @contextlib.asynccontextmanager
 async def open_beat(settings: Settings, catalog: Catalog) -> AsyncIterator[Beat]:
-    """A beat of the distributed mode, not yet running."""
+    """A beat of the distributed mode, not yet running. Raises SettingsError."""
     if settings.celery_broker_url is None:
         raise SettingsError(NO_BROKER)
+    masters = configuration.master_keys(settings)
     database = Database.connect(settings.store_url, pool=BEAT_POOL)
     bus = open_bus(settings.redis_url)
     publisher = Publisher(create_celery(settings.celery_broker_url, lanes=lanes.LANES, publishes_only=True))
     try:
         await migrate.require_current(database)
+        async with database.read() as connection:
+            await keys.check_masters(connection, [master.fingerprint for master in masters])
         rules = await load_rules(database, catalog)
-        yield Beat(database=database, bus=bus, publisher=publisher, rules=rules)
+        courier = make_courier(settings, database)
+        yield Beat(database=database, bus=bus, publisher=publisher, rules=rules, courier=courier)
     finally:
         publisher.close()
         await bus.close()

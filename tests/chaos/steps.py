@@ -48,6 +48,8 @@ STEPS = {
     "after_settle": Step(module="worker.settler", function="Settler._notify", when="before"),
     # gateway: tasks are committed; their client has no answer, the workers no message
     "committed": Step(module="gateway.intake", function="Intake._announce", when="before"),
+    # beat: deliveries are claimed, the receiver has one of them, and nothing is written
+    "delivered": Step(module="worker.webhooks.courier", function="Courier._judge", when="before"),
     # beat: hints are marked as given, and were not
     "announced": Step(module="tollgate.broker.publisher", function="Publisher.announce", when="before"),
 }

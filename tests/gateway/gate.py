@@ -17,7 +17,7 @@ import httpx2
 import pydantic
 
 from gateway import create_app
-from gateway.services import Services, master_keys, run_services
+from gateway.services import Services, run_services
 from tests.store import seeds
 from tollgate import configuration
 from tollgate.broker.bus import ENDED, Bus, MemoryBus
@@ -287,7 +287,7 @@ async def _services(
             database=database,
             bus=bus,
             publisher=publisher,
-            masters=master_keys(settings),
+            masters=configuration.master_keys(settings),
             rates=rates,
         )
     )

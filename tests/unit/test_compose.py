@@ -61,10 +61,11 @@ def test_a_variable_is_one_that_somebody_reads(service: str) -> None:
     assert set(SERVICES[service].get("environment", {})) <= known_variables()
 
 
-def test_the_master_key_has_no_default_and_goes_to_the_gateway_only() -> None:
+def test_the_master_key_has_no_default_and_goes_to_those_who_derive_from_it() -> None:
     holders = {name for name in OURS if "TOLLGATE_MASTER_KEY" in SERVICES[name].get("environment", {})}
-    assert holders == {"gateway"}
-    assert SERVICES["gateway"]["environment"]["TOLLGATE_MASTER_KEY"].startswith("${TOLLGATE_MASTER_KEY:?")
+    assert holders == {"gateway", "beat"}
+    for name in holders:
+        assert SERVICES[name]["environment"]["TOLLGATE_MASTER_KEY"].startswith("${TOLLGATE_MASTER_KEY:?")
 
 
 def test_servers_wait_for_the_migration() -> None:

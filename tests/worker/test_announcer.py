@@ -10,14 +10,12 @@ from uuid import UUID
 import pytest
 
 from tests.store import seeds
-from tests.worker.world import BULK, INTERACTIVE, PRICES, ROUTE, World, until
+from tests.worker.world import BULK, INTERACTIVE, ROUTE, World, beat_of, until
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import leases
 from worker.announcer import UNKNOWN_ROUTE_WINDOW, Announcer
-from worker.beat import Beat
-from worker.billing import Rules
 
 
 class Told:
@@ -139,7 +137,7 @@ async def test_a_refused_attempt_of_an_expired_task_is_abandoned(world: World) -
 async def test_a_round_of_the_beat_buries_expires_and_announces(world: World) -> None:
     await a_worker(world)
     told = Told()
-    beat = Beat(database=world.database, bus=world.bus, publisher=cast(Publisher, told), rules=Rules(prices=PRICES))
+    beat = beat_of(world.database, world.bus, told)
     past = datetime.now(UTC) - timedelta(seconds=1)
     [late] = await world.queue("late", deadline=past, retry_until=past)
     [due] = await world.queue("due", announced_at=None)

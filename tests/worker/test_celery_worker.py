@@ -12,13 +12,12 @@ import pytest
 from tests.broker.private_redis import PrivateRedis
 from tests.worker.celery_process import CeleryProcess
 from tests.worker.scripted import Scripted, says
-from tests.worker.world import INTERACTIVE, KEYS, PRICES, ROUTE, World, until
+from tests.worker.world import INTERACTIVE, KEYS, PRICES, ROUTE, World, beat_of, until
 from tollgate.broker.celery_app import create_celery
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.lanes import LANES
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store.announce import AGAIN_AFTER_S
-from worker.beat import Beat
 from worker.billing import Rules
 from worker.watch import Watch
 
@@ -95,7 +94,7 @@ async def test_what_a_killed_worker_ran_is_rescued_and_runs_elsewhere(
 ) -> None:
     world = postgres_world
     clock = [0.0]
-    beat = Beat(database=world.database, bus=world.bus, publisher=publisher, rules=Rules(prices=PRICES))
+    beat = beat_of(world.database, world.bus, publisher)
     beat.watch = Watch(world.database, world.bus, Rules(prices=PRICES), clock=lambda: clock[0])
     async with Scripted(says(usage=USAGE)) as upstream:
         upstream.gate.clear()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import cast
 
 from tests.store import seeds
-from tests.worker.world import PRICES, World
-from tollgate.broker.publisher import Publisher
+from tests.worker.world import World, beat_of
 from tollgate.domain.settling import Booking, Counts
 from tollgate.store import roll_up, rows, shards
 from tollgate.store.database import Database
 from tollgate.store.roll_up import ROLL_UPS
 from worker import merging
-from worker.beat import Beat
-from worker.billing import Rules
 
 
 async def book(database: Database, *, labels: int, shard: int) -> None:
@@ -41,7 +37,6 @@ async def test_all_that_is_over_is_merged_in_as_many_transactions_as_it_takes(da
 
 async def test_a_round_of_the_beat_merges(world: World) -> None:
     await book(world.database, labels=2, shard=5)
-    publisher = cast(Publisher, None)  # there is nothing to announce
-    await Beat(database=world.database, bus=world.bus, publisher=publisher, rules=Rules(prices=PRICES)).round()
+    await beat_of(world.database, world.bus, None).round()  # there is nothing to announce
     for one in ROLL_UPS:
         assert {row.shard for row in await seeds.rows_of(world.database, one.table)} == {0}

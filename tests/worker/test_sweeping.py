@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from tests.store import seeds
-from tests.worker.world import BULK, INTERACTIVE, PRICES, World
+from tests.worker.world import BULK, INTERACTIVE, PRICES, World, beat_of
 from tollgate.broker.bus import ENDED
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.ids import new_id
@@ -22,7 +22,6 @@ from tollgate.store.schema import tasks, workers
 from worker import announcer as announcing
 from worker import watch as watching
 from worker.announcer import Announcer
-from worker.beat import Beat
 from worker.billing import Rules
 from worker.sweeping import ASIDE_S
 from worker.watch import FORGET_EVERY_S, Watch
@@ -152,10 +151,7 @@ async def test_two_beats_rescue_and_expire_each_task_once(postgres_world: World)
     expired = await late(world, 300)
     notices: list[UUID] = []
     world.bus.subscribe(ENDED, notices.extend)
-    beats = [
-        Beat(database=world.database, bus=world.bus, publisher=cast(Publisher, Told()), rules=Rules(prices=PRICES))
-        for _ in range(2)
-    ]
+    beats = [beat_of(world.database, world.bus, Told()) for _ in range(2)]
     await asyncio.gather(*(beat.round() for beat in beats))
     await world.ended([*hopeless, *expired])
     assert sorted(notices) == sorted([*hopeless, *expired])

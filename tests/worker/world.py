@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -16,6 +16,9 @@ import sqlalchemy as sa
 
 from tests.store import seeds
 from tollgate.broker.bus import ENDED, MemoryBus
+from tollgate.broker.publisher import Publisher
+from tollgate.domain.addresses import STRICT
+from tollgate.domain.keys import MasterKey
 from tollgate.domain.lanes import LANES
 from tollgate.domain.prices import Price, PriceTable, Tier
 from tollgate.domain.retries import RetryPolicy
@@ -29,10 +32,13 @@ from tollgate.store import tasks as task_store
 from tollgate.store.database import Database
 from tollgate.store.schema import USAGE_COUNTS, attempts, pauses, usage_hourly, workers
 from tollgate.store.tasks import Task
+from worker.beat import Beat
 from worker.billing import Rules
 from worker.engine import Engine
 from worker.lease import Timing
 from worker.upstreams import registry
+from worker.webhooks.courier import Courier
+from worker.webhooks.post import Post
 
 LIMIT_S = 20.0
 """Nothing that works takes as long."""
@@ -50,6 +56,18 @@ EMBEDDING = Price(
     tiers=(Tier(name="all", input_nano=500_000_000, output_nano=500_000_000),),
 )
 PRICES = PriceTable([seeds.PRICE, EMBEDDING])
+
+
+def beat_of(database: Database, bus: MemoryBus, publisher: object) -> Beat:
+    """A beat that is not running yet, with `publisher` for a Publisher."""
+    masters = (MasterKey(value=b"a-master-key-of-the-workers-tests-0123456789"),)
+    return Beat(
+        database=database,
+        bus=bus,
+        publisher=cast(Publisher, publisher),
+        rules=Rules(prices=PRICES),
+        courier=Courier(database, masters=masters, post=Post(STRICT), currency="CNY"),
+    )
 
 
 async def until(condition: Callable[[], Awaitable[Any]], *, limit_s: float = LIMIT_S) -> Any:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pydantic
 
 from gateway import create_app
-from gateway.services import Services, master_keys, run_services
+from gateway.services import Services, run_services
 from tollgate import collecting, configuration
 from tollgate.broker.bus import MemoryBus
 from tollgate.broker.celery_app import MEMORY_BROKER, create_celery
@@ -37,7 +37,7 @@ from tollgate.store.database import Database
 from worker.beat import Beat
 from worker.celery_run import register_run
 from worker.embedded_celery import EmbeddedCelery
-from worker.process import load_rules, run_engine
+from worker.process import load_rules, make_courier, run_engine
 from worker.upstreams.registry import secrets_of
 
 SIMULATOR_KEY = "simulator.no-real-key"
@@ -70,7 +70,7 @@ async def serve(
         async with contextlib.AsyncExitStack() as stack:
             catalog, settings, simulator = await _simulated(stack, settings)
             services = await _services(stack, settings, catalog, simulated=simulator is not None)
-            admin_key, is_new = await _admin_key(services.database, master_keys(settings)[0], folder)
+            admin_key, is_new = await _admin_key(services.database, configuration.master_keys(settings)[0], folder)
             url = http_server.address_of(listener)
             folder.save_address(url)
             stack.callback(folder.clear_address)
@@ -140,12 +140,18 @@ async def _services(
             database=database,
             bus=bus,
             publisher=publisher,
-            masters=master_keys(settings),
+            masters=configuration.master_keys(settings),
             mode="embedded",
             simulated=simulated,
         )
     )
-    beat = Beat(database=database, bus=bus, publisher=publisher, rules=await load_rules(database, catalog))
+    beat = Beat(
+        database=database,
+        bus=bus,
+        publisher=publisher,
+        rules=await load_rules(database, catalog),
+        courier=make_courier(settings, database),
+    )
     await _take_over(database, beat)
     engine = await stack.enter_async_context(run_engine(settings, catalog, database=database, bus=bus))
     register_run(app, engine.offer)

@@ -1,0 +1,1 @@
+"""Webhooks are sent from here: by every beat, and by the embedded mode."""

@@ -1,0 +1,214 @@
+"""Sends what is due: claim and commit, POST with no transaction open, write what came of it.
+
+A few at once for a host, so that one receiver that hangs never holds up the others, and one at a time for a host whose
+last try failed. What a courier that died had in its hands is due again when its lease has passed, with the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from tollgate.coalescing import Coalescer
+from tollgate.domain.keys import MasterKey
+from tollgate.domain.webhook_retries import next_try
+from tollgate.domain.webhooks import DeliveryState
+from tollgate.store import sending, webhooks
+from tollgate.store.database import Database
+from tollgate.store.sending import Claimed, Tried
+from worker.webhooks import messages
+from worker.webhooks.post import Answer, Post
+
+log = logging.getLogger("tollgate.webhooks")
+
+EVERY_S = 1.0
+"""From one look at what is due to the next, unless there is more to do."""
+IN_FLIGHT = 64
+PER_HOST = 8
+HOSTS_DOUBTED = 10_000
+"""Remembered as not answering; of more than these the process forgets all, and finds out again."""
+STOP_S = 3.0
+"""Tries in flight may end so long when the process stops. Others come to them when their leases have passed."""
+GONE = 410
+"""Standard Webhooks: the receiver wants no more."""
+DELIVERED_KEPT = timedelta(days=7)
+"""Long enough to look into what a receiver says it never got."""
+FAILED_KEPT = timedelta(days=30)
+"""Somebody has to see them, and deliver again what is still wanted."""
+FORGOTTEN_AT_ONCE = 1_000
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Courier:
+    """Belongs to one event loop. Any number may run on one database."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        masters: Sequence[MasterKey],
+        post: Post,
+        currency: str,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._database = database
+        self._masters = {master.fingerprint: master for master in masters}
+        self._first_master = masters[0].fingerprint
+        self._post = post
+        self._currency = currency
+        self._now = now
+        self._settler: Coalescer[tuple[Tried, Claimed], None] = Coalescer(self._write, max_weight=100)
+        self._sending: set[asyncio.Task[None]] = set()
+        self._in_flight: Counter[str] = Counter()
+        self._doubted: set[str] = set()
+        self._last_host = ""
+
+    async def round(self) -> int:
+        """Claim what is due, as far as there is room, and begin to send it. Returns how many."""
+        claimed = await self._claim()
+        if not claimed:
+            return 0
+        bodies = await messages.bodies(self._database, claimed, currency=self._currency)
+        for one in claimed:
+            self._in_flight[one.host] += 1
+            task = asyncio.create_task(self._deliver(one, bodies.get(one.id)), name=f"delivery {one.id}")
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        return len(claimed)
+
+    async def rest(self, begun: int) -> None:
+        """Between two rounds: while one brought work, until a try has ended and makes room for more."""
+        if begun and self._sending:
+            await asyncio.wait(self._sending, timeout=EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(EVERY_S)
+
+    async def drain(self) -> None:
+        """Return when nothing is on its way."""
+        while self._sending:
+            await asyncio.gather(*self._sending)
+
+    async def stop(self) -> None:
+        """What is on its way has a moment to arrive."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=STOP_S)
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        await self._post.close()
+
+    async def forget(self) -> int:
+        """Remove what ended long ago, a little at a time. Returns how many rows."""
+        forgotten = 0
+        for state, kept in ((DeliveryState.DELIVERED, DELIVERED_KEPT), (DeliveryState.FAILED, FAILED_KEPT)):
+            count = FORGOTTEN_AT_ONCE
+            while count == FORGOTTEN_AT_ONCE:
+                async with self._database.write() as connection:
+                    count = await sending.forget(
+                        connection, state, ended_before=self._now() - kept, limit=FORGOTTEN_AT_ONCE
+                    )
+                forgotten += count
+        if forgotten:
+            log.info("old deliveries removed", extra={"deliveries": forgotten})
+        return forgotten
+
+    async def _claim(self) -> list[Claimed]:
+        room = IN_FLIGHT - len(self._sending)
+        if room <= 0:
+            return []
+        now = self._now()
+        async with self._database.read() as connection:
+            hosts = await sending.hosts_due(connection, now=now, after=self._last_host)
+        shares = {host: share for host in hosts if (share := self._share(host)) > 0}
+        claimed: list[Claimed] = []
+        if not shares:
+            return claimed
+        async with self._database.write() as connection:
+            for host, share in shares.items():
+                limit = min(share, room - len(claimed))
+                if limit > 0:
+                    claimed += await sending.claim(connection, host, limit=limit, now=now, master=self._first_master)
+                    self._last_host = host
+        return claimed
+
+    def _share(self, host: str) -> int:
+        return (1 if host in self._doubted else PER_HOST) - self._in_flight[host]
+
+    async def _deliver(self, one: Claimed, body: str | None) -> None:
+        try:
+            answer = await self._send(one, body)
+            tried = self._judge(one, answer, gone=body is None or one.gone is not None or answer.http_status == GONE)
+            await self._settler.insist((tried, one), what="delivery")
+        except Exception:  # the edge of a try: its lease passes, and it is tried again
+            log.exception("a delivery broke", extra={"delivery_id": str(one.id)})
+        finally:
+            self._in_flight[one.host] -= 1
+            if not self._in_flight[one.host]:
+                del self._in_flight[one.host]
+
+    async def _send(self, one: Claimed, body: str | None) -> Answer:
+        if one.gone is not None:
+            return Answer(error=one.gone)
+        if body is None:
+            return Answer(error=f"task {one.task_id} is not there any more")
+        headers = messages.headers(one, body, masters=self._masters, now=self._now())
+        if headers is None:
+            return Answer(
+                error=f"its secret was made with the master key {one.master}, which TOLLGATE_MASTER_KEY does not list "
+                "here: list it behind the new one, or make the webhook or the secret anew"
+            )
+        answer = await self._post.send(one.url, body=body, headers=headers)
+        self._doubt(one.host, answer)
+        return answer
+
+    def _doubt(self, host: str, answer: Answer) -> None:
+        """A host that does not answer, or has trouble of its own, gets one try at a time."""
+        if answer.http_status is not None and answer.http_status < 500:
+            self._doubted.discard(host)
+            return
+        if len(self._doubted) >= HOSTS_DOUBTED:
+            self._doubted.clear()
+        self._doubted.add(host)
+
+    def _judge(self, one: Claimed, answer: Answer, *, gone: bool) -> Tried:
+        now = self._now()
+        tried = Tried(
+            id=one.id,
+            tries=one.tries,
+            state=DeliveryState.DELIVERED,
+            not_before=now,
+            ended_at=now,
+            http_status=answer.http_status,
+            error=answer.error,
+            response=answer.response,
+        )
+        if answer.error is None:
+            return tried
+        at = next_try(
+            tries=one.round_tries,
+            first_tried_at=one.first_tried_at,
+            now=now,
+            retry_after_s=answer.retry_after_s,
+            jitter=random.random(),
+        )
+        if at is None or gone:
+            log.warning("a delivery failed for good", extra={"delivery_id": str(one.id), "error": answer.error})
+            return replace(tried, state=DeliveryState.FAILED)
+        return replace(tried, state=DeliveryState.PENDING, not_before=at, ended_at=None)
+
+    async def _write(self, tried: Sequence[tuple[Tried, Claimed]]) -> list[None]:
+        async with self._database.write() as connection:
+            await sending.settle(connection, [one for one, _ in tried])
+            for one, claimed in tried:
+                if one.http_status == GONE and claimed.webhook_id is not None:
+                    why = "its receiver answered 410 Gone"
+                    await webhooks.disable(connection, claimed.webhook_id, why=why, now=self._now())
+        return [None] * len(tried)
