@@ -56,6 +56,10 @@ class Keyring:
             raise AuthenticationError(f"key {key.id} has expired", reason="expired")
         return key
 
+    def master(self, fingerprint: str) -> MasterKey | None:
+        """The master key of that fingerprint, if it was given."""
+        return self._masters.get(fingerprint)
+
     def forget(self, key_id: str) -> None:
         """Look it up anew: it was revoked here, and is refused here at once."""
         self._kept.pop(key_id, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import fastapi
@@ -15,7 +16,7 @@ from gateway.services import Services, ServicesDep
 from tollgate.domain import fallbacks
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.lanes import LANES
-from tollgate.store import leases, migrate, pauses
+from tollgate.store import deliveries, leases, migrate, pauses
 
 router = fastapi.APIRouter(tags=["health"], route_class=route_class(native.answer, needs_key=False))
 
@@ -41,6 +42,7 @@ async def _state(services: Services) -> dict[str, Any]:
     async with services.database.read() as connection:
         workers = await leases.alive(connection)
         paused = await pauses.read(connection)
+        waiting = await deliveries.waiting(connection, now=datetime.now(UTC))
     served = Counter(lane for worker in workers for lane in worker.lanes)
     stuck = leases.stuck_routes(workers)
     return {
@@ -64,6 +66,7 @@ async def _state(services: Services) -> dict[str, Any]:
             {"route": route, "fallbacks": sorted(fallbacks.targets(services.catalog, route, stuck=stuck))}
             for route in sorted(stuck)
         ],
+        "webhooks": {"due": waiting.count, "due_since": render.time(waiting.since)},
         "mode": services.mode,
         "simulator": services.simulated,
     }

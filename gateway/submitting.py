@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import fastapi
 
@@ -22,7 +23,8 @@ MAX_RETRY_AFTER_S = 60
 
 async def submit_one(request: fastapi.Request, services: Services, key: Key, asked: TaskRequest) -> Accepted:
     """Raises what `Intake.submit_one` does."""
-    accepted = await services.intake.submit_one(asked, key=key, meter=_meter(request, services, key))
+    told = _called_back(request, asked)
+    accepted = await services.intake.submit_one(told, key=key, meter=_meter(request, services, key))
     request.scope[TASK_ID] = accepted.id
     return accepted
 
@@ -31,7 +33,14 @@ async def submit_all(
     request: fastapi.Request, services: Services, key: Key, asked: Sequence[TaskRequest]
 ) -> tuple[Accepted, ...]:
     """Raises what `Intake.submit_all` does."""
-    return await services.intake.submit_all(asked, key=key, meter=_meter(request, services, key))
+    told = [_called_back(request, one) for one in asked]
+    return await services.intake.submit_all(told, key=key, meter=_meter(request, services, key))
+
+
+def _called_back(request: fastapi.Request, asked: TaskRequest) -> TaskRequest:
+    """`asked` with the callback_url of `x-callback-url`: bodies of SDKs have no such field. Admission checks it."""
+    url = request.headers.get("x-callback-url")
+    return asked if url is None or asked.callback_url is not None else replace(asked, callback_url=url)
 
 
 def _meter(request: fastapi.Request, services: Services, key: Key) -> Meter | None:

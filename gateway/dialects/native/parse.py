@@ -46,6 +46,7 @@ class TaskBody(ChatBody):
     on_uncertain: Annotated[OnUncertain, pydantic.Field(strict=False)] | None = pydantic.Field(
         None, description="'retry' or 'fail': what follows a call that may have been billed without an answer"
     )
+    callback_url: str | None = pydantic.Field(None, description="an https URL that is told of the task's end")
     mode: Literal["direct", "async"] | None = pydantic.Field(
         None, description="'direct' or 'async': one call, or the upstream's submit and poll; default: as the model says"
     )
@@ -108,6 +109,7 @@ def _task(given: dict[str, Any], *, at: str) -> TaskRequest:
         expires_at=checked.expires_at,
         on_uncertain=checked.on_uncertain,
         mode=checked.mode,
+        callback_url=checked.callback_url,
         stream=bool(checked.stream),
     )
 

@@ -1,4 +1,5 @@
-"""The query parameters of GET /tasks, /usage, /budgets, /keys. A name that is none of them is refused, not ignored."""
+"""The query parameters of GET /tasks, /usage, /budgets, /keys, /webhooks/deliveries. A name that is none of them is
+refused, not ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from gateway import times
 from gateway.dialects.route import MAX_WAIT_S
 from tollgate.domain.errors import InvalidRequestError
 from tollgate.domain.states import STATUSES, TaskState
-from tollgate.store import usage
+from tollgate.domain.webhooks import DeliveryState
+from tollgate.store import deliveries, usage
 from tollgate.store.tasks import Filter
 
 MAX_IDS = 1_000
@@ -123,6 +125,19 @@ class UsageQuery(pydantic.BaseModel):
         if start >= end:
             raise InvalidRequestError("from: not before to", field="from", allowed="a time before `to`")
         return start, end
+
+
+class DeliveriesQuery(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    webhook: UUID | None = pydantic.Field(None, description="only those to this endpoint")
+    task: UUID | None = pydantic.Field(None, description="only those that tell of this task")
+    state: DeliveryState | None = None
+    limit: int = pydantic.Field(50, ge=1, le=MAX_PAGE)
+    after: UUID | None = pydantic.Field(None, description="the last id of the page before")
+
+    def filter(self) -> deliveries.Filter:
+        return deliveries.Filter(webhook_id=self.webhook, task_id=self.task, state=self.state)
 
 
 def _hour(at: datetime) -> datetime:
