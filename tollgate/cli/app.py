@@ -21,6 +21,7 @@ from tollgate.cli import (
     submit,
     tasks,
     usage,
+    webhooks,
 )
 
 ABOUT = """An async job gateway for large language models: a prompt in, a task id out, its result and its cost back.
@@ -56,5 +57,19 @@ def _root(
     pass
 
 
-for family in (servers, submit, get, tasks, usage, reconcile, keys, projects, budgets, models, prices, doctor):
+for family in (
+    servers,
+    submit,
+    get,
+    tasks,
+    webhooks,
+    usage,
+    reconcile,
+    keys,
+    projects,
+    budgets,
+    models,
+    prices,
+    doctor,
+):
     family.register(app)

@@ -56,15 +56,15 @@ class Gateway:
 
     def submit(self, tasks: Sequence[Json]) -> list[Json]:
         """POST /tasks, all or nothing: the accepted tasks, in order."""
-        accepted: list[Json] = self._json("POST", "/tasks", body=list(tasks))["data"]
+        accepted: list[Json] = self.ask("POST", "/tasks", body=list(tasks))["data"]
         return accepted
 
     def task(self, task_id: str, *, wait_s: float = 0) -> Json:
-        return self._json("GET", f"/tasks/{_segment(task_id)}", params=_wait(wait_s))
+        return self.ask("GET", f"/tasks/{segment(task_id)}", params=_wait(wait_s))
 
     def tasks(self, ids: Sequence[str], *, wait_s: float = 0) -> tuple[list[Json], list[str]]:
         """The tasks of these ids that are there, in order, and the ids that are not."""
-        answer = self._json("GET", "/tasks", params={"id": ",".join(ids), **_wait(wait_s)})
+        answer = self.ask("GET", "/tasks", params={"id": ",".join(ids), **_wait(wait_s)})
         return answer["data"], answer["missing"]
 
     def events(self, task_id: str) -> Iterator[tuple[str, Json]]:
@@ -84,7 +84,7 @@ class Gateway:
 
     def _events(self, task_id: str, *, after: str) -> Iterator[tuple[str, str, Json]]:
         """Raises StreamCutError for a gateway that is just not there, or ends the stream before its end."""
-        path, headers = f"/tasks/{_segment(task_id)}/events", {"Last-Event-ID": after} if after else {}
+        path, headers = f"/tasks/{segment(task_id)}/events", {"Last-Event-ID": after} if after else {}
         with self._http.stream("GET", path, headers=headers) as response:
             if response.status_code == 503:
                 raise StreamCutError
@@ -104,22 +104,23 @@ class Gateway:
 
     def page(self, filters: Mapping[str, str]) -> Json:
         """One page of the list: `data`, `has_more`, `last_id`."""
-        return self._json("GET", "/tasks", params=filters)
+        return self.ask("GET", "/tasks", params=filters)
 
     def cancel(self, task_id: str) -> Json:
-        return self._json("POST", f"/tasks/{_segment(task_id)}/cancel")
+        return self.ask("POST", f"/tasks/{segment(task_id)}/cancel")
 
     def usage(self, filters: Mapping[str, str]) -> Json:
-        return self._json("GET", "/usage", params=filters)
+        return self.ask("GET", "/usage", params=filters)
 
     def usage_csv(self, filters: Mapping[str, str]) -> str:
         return self._request("GET", "/usage", params={**filters, "format": "csv"}).text
 
     def models(self) -> list[Json]:
-        listed: list[Json] = self._json("GET", "/models")["data"]
+        listed: list[Json] = self.ask("GET", "/models")["data"]
         return listed
 
-    def _json(self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None) -> Json:
+    def ask(self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None) -> Json:
+        """The answer to any request that is answered in JSON."""
         response = self._request(method, path, params=params, body=body)
         answer = _object(response)
         if answer is None:
@@ -200,7 +201,7 @@ def _wait(seconds: float) -> dict[str, str]:
     return {"wait": f"{min(seconds, WAIT_MAX_S):g}"} if seconds > 0 else {}
 
 
-def _segment(task_id: str) -> str:
+def segment(task_id: str) -> str:
     """An id as one segment of a path, whatever was typed."""
     from urllib.parse import quote
 

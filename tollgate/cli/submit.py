@@ -35,6 +35,9 @@ RequestId = Annotated[
     str | None, typer.Option(help="Makes a submit repeatable: the same id, the same task. One prompt only.")
 ]
 Priority = Annotated[str | None, typer.Option(metavar="interactive|bulk", help="Default: bulk for over 100 prompts.")]
+CallbackUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="Told of each task's end: an https URL. See `tollgate webhooks`.")
+]
 Param = Annotated[
     list[str] | None, typer.Option("--param", metavar="NAME=JSON", help="Any other parameter of the task; repeatable.")
 ]
@@ -61,6 +64,7 @@ def submit(
     label: Label = None,
     request_id: RequestId = None,
     priority: Priority = None,
+    callback_url: CallbackUrl = None,
     param: Param = None,
     wait: Wait = False,
     stream: Stream = False,
@@ -89,6 +93,7 @@ def submit(
         "label": label,
         "request_id": request_id,
         "priority": priority,
+        "callback_url": callback_url,
         "stream": stream or None,
         **parse_parameters(param or []),
     }

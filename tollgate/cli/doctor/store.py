@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 from tollgate.cli import installation
-from tollgate.cli.doctor import workers
+from tollgate.cli.doctor import webhooks, workers
 from tollgate.cli.doctor.configured import masked_url
 from tollgate.cli.doctor.report import Check, fail, ok, warn
 from tollgate.cli.output import count
@@ -14,7 +14,8 @@ from tollgate.domain import fallbacks
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.routing import Catalog
 from tollgate.settings import Settings
-from tollgate.store import keys, leases, migrate, pauses
+from tollgate.store import deliveries, keys, leases, migrate, pauses
+from tollgate.store import webhooks as webhook_store
 from tollgate.store.database import Database
 from tollgate.store.pauses import Pause
 
@@ -42,6 +43,7 @@ async def check(settings: Settings, catalog: Catalog | None, *, slow: bool) -> l
             checks.append(await _master(database, settings))
             checks.extend(await _workers(database, settings, catalog, slow=slow))
             checks.extend(await _pauses(database, catalog))
+            checks.extend(await _webhooks(database, settings))
         return checks
     finally:
         await database.close()
@@ -108,6 +110,18 @@ async def _pauses(database: Database, catalog: Catalog | None) -> list[Check]:
     return [_pause(one, fate_of(one.upstream, stuck, catalog)) for one in found] or [
         ok("pauses", "no upstream is paused")
     ]
+
+
+async def _webhooks(database: Database, settings: Settings) -> list[Check]:
+    now = datetime.now(UTC)
+    async with database.read() as connection:
+        waiting = await deliveries.waiting(connection, now=now)
+        found = await webhook_store.in_force(connection)
+    try:
+        masters = {master.fingerprint for master in installation.masters(settings)}
+    except SettingsError:  # its own check says so
+        masters = {one.master for one in found}
+    return webhooks.check(waiting, found, masters=masters, now=now)
 
 
 def fate_of(upstream: str, stuck: frozenset[str], catalog: Catalog | None) -> str:

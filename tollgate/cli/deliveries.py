@@ -1,0 +1,127 @@
+"""`tollgate webhooks deliveries` and `redeliver`: what was sent to whom, what came of it, and once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tollgate.cli import options, output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tollgate.cli.client import Gateway
+
+Json = dict[str, Any]
+PAGE_MAX = 1_000
+STYLES = {"delivered": "green", "failed": "red", "pending": "cyan"}
+
+DeliveryId = Annotated[str, typer.Argument(metavar="ID", help="As `tollgate webhooks deliveries` shows it.")]
+State = Annotated[str | None, typer.Option(metavar="pending|delivered|failed", help="Only those in this state.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the family."""
+    for command in (deliveries, redeliver):
+        app.command()(command)
+
+
+def tell_queued(made: Json, *, as_json: bool) -> None:
+    """Of a delivery that was asked for."""
+    if as_json:
+        output.json_line(made)
+        return
+    output.note(f"{made['event']} to {made['url']} leaves within seconds; see `tollgate webhooks deliveries`")
+    print(made["id"])
+
+
+def redeliver(
+    delivery_id: DeliveryId,
+    as_json: options.AsJson = False,
+    url: options.Url = None,
+    key: options.Key = None,
+    data: options.Data = None,
+) -> None:
+    """Send a message again, under the same id, whatever became of it.
+
+    Examples:
+      tollgate webhooks redeliver 01a20464-51f8-709a-b8cb-cc506b33e5ae
+    """
+    from tollgate.cli.client import segment
+
+    with options.gateway(url=url, key=key, data=data) as gateway:
+        made = gateway.ask("POST", f"/webhooks/deliveries/{segment(delivery_id)}/redeliver")
+    tell_queued(made, as_json=as_json)
+
+
+def deliveries(
+    *,
+    webhook: Annotated[str | None, typer.Option(metavar="ID", help="Only those to this endpoint.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="ID", help="Only those that tell of this task.")] = None,
+    state: State = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=PAGE_MAX, help="So many, the newest first.")] = 50,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Older than this one: the next page.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every page.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines on stdout, one delivery a line, and nothing else.")
+    ] = False,
+    url: options.Url = None,
+    key: options.Key = None,
+    data: options.Data = None,
+) -> None:
+    """List what was sent, or is to be, and what came of it.
+
+    Examples:
+      tollgate webhooks deliveries --state failed
+      tollgate webhooks deliveries --task 01a20464-51f8-709a-b8cb-cc506b33e5ae --json
+    """
+    given = {
+        "webhook": webhook,
+        "task": task,
+        "state": state,
+        "limit": str(PAGE_MAX if every else limit),
+        "after": after,
+    }
+    filters = {name: value for name, value in given.items() if value is not None}
+    page: Json = {}
+    with options.gateway(url=url, key=key, data=data) as gateway:
+        for page in _pages(gateway, filters, every=every):
+            if as_json:
+                for one in page["data"]:
+                    output.json_line(one)
+            elif page["data"]:
+                output.console().print(_table(page["data"]))
+    if not page["data"] and not as_json:
+        output.note("no delivery fits")
+    if page["has_more"]:
+        output.note(f"there are more: --after {page['last_id']}, or --all")
+
+
+def _pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool) -> Iterator[Json]:
+    page = gateway.ask("GET", "/webhooks/deliveries", params=filters)
+    yield page
+    while every and page["has_more"]:
+        page = gateway.ask("GET", "/webhooks/deliveries", params={**filters, "after": page["last_id"]})
+        yield page
+
+
+def _table(found: list[Json]) -> Table:
+    from rich.text import Text
+
+    table = output.table("id", "event", "task", "to", "state", ("tries", "right"), "next try (UTC)", "answer")
+    table.columns[0].no_wrap = True  # to be copied
+    for one in found:
+        told = one["error"] or (f"{one['http_status']}" if one["http_status"] else "")
+        table.add_row(
+            one["id"],
+            one["event"],
+            one["task_id"] or "-",
+            output.shortened(one["url"], width=40),
+            Text(one["state"], style=STYLES[one["state"]]),
+            str(one["tries"]),
+            output.moment(one["next_try_at"]),
+            output.shortened(told, width=60),
+        )
+    return table
