@@ -14,7 +14,7 @@ import pytest
 from tests.store import seeds
 from tests.store.ledgers import differing
 from tests.worker.test_announcer import Told, a_worker
-from tests.worker.world import BULK, INTERACTIVE, KEYS, PRICES, ROUTE, World, until, zhipu
+from tests.worker.world import BULK, INTERACTIVE, KEYS, PRICES, ROUTE, World, beat_of, until, zhipu
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.routing import Catalog, Cause, Model, Route
 from tollgate.domain.states import AttemptOutcome, TaskState
@@ -22,7 +22,6 @@ from tollgate.store import leases, receipts
 from tollgate.store.leases import RouteLoad
 from tollgate.store.receipts import Receipt
 from worker.announcer import Announcer
-from worker.beat import Beat
 from worker.billing import Rules
 from worker.rerouting import Mover
 
@@ -185,7 +184,7 @@ async def test_the_beat_moves_what_waits_for_an_upstream_without_balance(world: 
         zhipu(first.base_url), zhipu(second.base_url, keys=("KEY_B",), name="vllm"), rules=rules
     )
     told = Told()
-    beat = Beat(database=world.database, bus=world.bus, publisher=cast(Publisher, told), rules=rules)
+    beat = beat_of(world.database, world.bus, told, rules=rules)
     probe = await world.queue("the first to be refused")
     engine.offer(INTERACTIVE, {ROUTE: probe})
     await world.ended(probe)

@@ -58,14 +58,14 @@ EMBEDDING = Price(
 PRICES = PriceTable([seeds.PRICE, EMBEDDING])
 
 
-def beat_of(database: Database, bus: MemoryBus, publisher: object) -> Beat:
+def beat_of(database: Database, bus: MemoryBus, publisher: object, *, rules: Rules | None = None) -> Beat:
     """A beat that is not running yet, with `publisher` for a Publisher."""
     masters = (MasterKey(value=b"a-master-key-of-the-workers-tests-0123456789"),)
     return Beat(
         database=database,
         bus=bus,
         publisher=cast(Publisher, publisher),
-        rules=Rules(prices=PRICES),
+        rules=rules or Rules(prices=PRICES),
         courier=Courier(database, masters=masters, post=Post(STRICT), currency="CNY"),
     )
 
