@@ -1,5 +1,5 @@
-"""Submits a request's tasks, in whichever dialect, and writes what its answer tells of it into the headers: the task's
-id, what is left of the key's limits, and when a refused one may come again."""
+"""Submits a request's tasks, in whichever dialect, with the callback_url of its headers; and writes into those of its
+answer the task's id, what is left of the key's limits, and when a refused one may come again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MAX_RETRY_AFTER_S = 60
 
 async def submit_one(request: fastapi.Request, services: Services, key: Key, asked: TaskRequest) -> Accepted:
     """Raises what `Intake.submit_one` does."""
-    told = _called_back(request, asked)
-    accepted = await services.intake.submit_one(told, key=key, meter=_meter(request, services, key))
+    asked = _called_back(request, asked)
+    accepted = await services.intake.submit_one(asked, key=key, meter=_meter(request, services, key))
     request.scope[TASK_ID] = accepted.id
     return accepted
 
@@ -33,12 +33,12 @@ async def submit_all(
     request: fastapi.Request, services: Services, key: Key, asked: Sequence[TaskRequest]
 ) -> tuple[Accepted, ...]:
     """Raises what `Intake.submit_all` does."""
-    told = [_called_back(request, one) for one in asked]
-    return await services.intake.submit_all(told, key=key, meter=_meter(request, services, key))
+    return await services.intake.submit_all(asked, key=key, meter=_meter(request, services, key))
 
 
 def _called_back(request: fastapi.Request, asked: TaskRequest) -> TaskRequest:
-    """`asked` with the callback_url of `x-callback-url`: bodies of SDKs have no such field. Admission checks it."""
+    """With the callback_url of `x-callback-url`, where the body has none: SDKs' have no such field. Admission checks
+    it."""
     url = request.headers.get("x-callback-url")
     return asked if url is None or asked.callback_url is not None else replace(asked, callback_url=url)
 

@@ -22,6 +22,7 @@ async def test_a_gateway_without_a_worker_is_ready_and_says_that_it_has_none(gat
         "lanes": {"cloud.interactive": 0, "cloud.bulk": 0, "local.interactive": 0, "local.bulk": 0},
         "pauses": [],
         "stuck_routes": [],
+        "webhooks": {"due": 0, "due_since": None},
         "mode": "distributed",
         "simulator": False,
     }

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,18 +18,23 @@ from standardwebhooks import WebhookVerificationError
 from tests.store import seeds
 from tests.worker.receiver import Receiver, receiving
 from tollgate.domain.addresses import CallbackRules
+from tollgate.domain.errors import SettingsError
 from tollgate.domain.keys import MasterKey
+from tollgate.domain.routing import Catalog
 from tollgate.domain.tasks import Key
 from tollgate.domain.webhooks import DeliveryState, Event, callback_secret, deliveries, endpoint_secret, message_id
+from tollgate.settings import load
 from tollgate.store import deliveries as delivery_store
 from tollgate.store import rows, sending, webhooks
 from tollgate.store.database import Database
 from tollgate.store.schema import webhook_deliveries
 from tollgate.store.webhooks import Webhook
+from worker.process import open_beat
 from worker.webhooks.courier import DELIVERED_KEPT, EVERY_S, FAILED_KEPT, PER_HOST, Courier
 from worker.webhooks.post import Post
 
 MASTER = MasterKey(value=b"a-master-key-of-the-couriers-tests-0123456789")
+NO_MODELS = Catalog(upstreams={}, models={})
 NEW_MASTER = MasterKey(value=b"a-newer-key-of-the-couriers-tests-0123456789")
 INSIDE = CallbackRules(allow_http=True, allow_private=True)
 """The receivers are on this machine."""
@@ -478,6 +484,23 @@ class TestSideBySide:
             await station.courier.rest(0)
         assert begun == 1
         assert EVERY_S <= 2, "a webhook leaves within two seconds"
+
+
+class TestBeat:
+    async def test_a_beat_without_a_master_key_does_not_start_and_says_so(self) -> None:
+        settings = load({"TOLLGATE_REDIS_URL": "redis://127.0.0.1:9/0"}, dotenv_path=Path("absent"))
+        with pytest.raises(SettingsError, match=r"TOLLGATE_MASTER_KEY is not set(.|\n)*token_urlsafe"):
+            await open_beat(settings, NO_MODELS).__aenter__()
+
+    async def test_a_beat_with_a_wrong_master_key_does_not_start(self, database_url: str, station: Station) -> None:
+        environ = {
+            "TOLLGATE_DATABASE_URL": database_url,
+            "TOLLGATE_REDIS_URL": "redis://127.0.0.1:9/0",
+            "TOLLGATE_MASTER_KEY": NEW_MASTER.value.decode(),
+        }
+        settings = load(environ, dotenv_path=Path("absent"))
+        with pytest.raises(SettingsError, match=f"{seeds.MASTER} .* is missing"):
+            await open_beat(settings, NO_MODELS).__aenter__()
 
 
 class TestForgetting:

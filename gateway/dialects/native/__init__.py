@@ -9,7 +9,12 @@ from gateway.dialects.native.errors import answer
 ROUTERS = tuple(part.router for part in (tasks, events, accounts, budgets, models, keys, deliveries, webhooks))
 
 BODIES = (
-    parse.TaskBody, keys.KeyBody, keys.LimitsBody, keys.ProjectBody, budgets.BudgetBody, webhooks.WebhookBody,
-)  # fmt: skip
+    parse.TaskBody,
+    keys.KeyBody,
+    keys.LimitsBody,
+    keys.ProjectBody,
+    budgets.BudgetBody,
+    webhooks.WebhookBody,
+)
 
 __all__ = ["BODIES", "ROUTERS", "answer"]

@@ -16,15 +16,7 @@ from gateway.dialects.openai.answering import answer_of
 from gateway.dialects.openai.chat_body import task_of
 from gateway.dialects.openai.errors import RESPONSES, answer
 from gateway.dialects.openai.responses_body import ResponsesBody, chat_of
-from gateway.dialects.route import (
-    MAX_WAIT_S,
-    OF_TASK,
-    caller,
-    json_response,
-    require_id,
-    route_class,
-    wait_asked,
-)
+from gateway.dialects.route import MAX_WAIT_S, OF_TASK, caller, json_response, require_id, route_class, wait_asked
 from gateway.dialects.zhipu_v4.errors import end_of
 from gateway.openapi import body_of
 from gateway.querying import cancel_task, read_task
