@@ -33,9 +33,8 @@ def budget_of(row: Any) -> Budget:
     return Budget(**{name: getattr(row, name) for name in DEFINITION if name != "period"}, period=Period(row.period))
 
 
-async def open_missing(connection: WriteConnection, keys: Collection[PeriodKey]) -> None:
+async def begin(connection: WriteConnection, missing: Collection[PeriodKey]) -> None:
     """Rows for the periods that begin; none for a budget that was removed meanwhile."""
-    missing = set(keys) - set(await read(connection, keys))
     if missing:
         kept = await _hold(connection, {budget_id for budget_id, _ in missing})
         begun = sorted(key for key in missing if key[0] in kept)

@@ -14,21 +14,22 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from tollgate.domain.budgets import NOTHING, Amounts, Budget, charged, fits, refusal, remaining, told, unpriced
+from tollgate.domain.budgets import NOTHING, Amounts, Budget, Period, charged, fits, refusal, remaining, told, unpriced
 from tollgate.domain.errors import BudgetExceededError, RateLimitedError
 from tollgate.domain.prices import PriceTable, worst_case_nano
 from tollgate.domain.settling import Resolution, Settlement, TaskRow, stays
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import NewTask
 from tollgate.store import periods, rows
-from tollgate.store.database import ReadConnection, WriteConnection
+from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
 from tollgate.store.periods import PeriodKey, Standing
-from tollgate.store.schema import budgets, tasks
+from tollgate.store.schema import budget_periods, budgets, tasks
 
 OUT_OF_BUDGET = "budget_exceeded"
 """Error code of a task that no budget lets buy once more."""
 RESERVED = rows.Given.of(tasks, "id", "reserved_nano", "reserved_tokens", "charged_to", name="reserved")
 PROJECTS = rows.Given.of(budgets, "project_id")
+BEGINNINGS = rows.Given.of(budget_periods, "starts_on", name="beginnings")
 Held = tuple[Amounts, tuple[PeriodKey, ...]]
 """What a task reserves, and where."""
 
@@ -62,7 +63,7 @@ async def plan(
 ) -> Plan:
     """Decide for the new tasks of each submission, in order, whether they fit; nothing is reserved yet."""
     made = Plan()
-    known = await _budgets_of(connection, {task.project_id for new in submissions.values() for task in new})
+    known, opened = await _budgets_of(connection, [task for new in submissions.values() for task in new])
     wanted = {}
     for position, new in submissions.items():
         try:
@@ -71,7 +72,7 @@ async def plan(
             made.refused[position] = error
     keys = {key for held in wanted.values() for _, where in held.values() for key in where}
     if keys:
-        await periods.open_missing(connection, keys)
+        await periods.begin(connection, keys - opened)
         _allot(made, wanted, await periods.lock(connection, keys))
     return made
 
@@ -219,7 +220,7 @@ def _wanted(new: Sequence[NewTask], known: Sequence[Budget], prices: PriceTable)
     for task in new:
         covering = [b for b in known if b.project_id == task.project_id and b.covers(task.key_id)]
         if covering:
-            day = task.created_at.astimezone(UTC).date()
+            day = _day_of(task)
             where = tuple(sorted((budget.id, budget.period.starts_on(day)) for budget in covering))
             in_money = any(budget.limit_nano is not None for budget in covering)
             held[task.id] = (_most(task, prices, in_money=in_money), where)
@@ -246,15 +247,29 @@ def _sums(held: Iterable[Held]) -> dict[PeriodKey, Amounts]:
     return dict(sums)
 
 
-async def _budgets_of(connection: ReadConnection, project_ids: Collection[UUID]) -> list[Budget]:
-    if not project_ids:
-        return []
-    found = await rows.execute(connection, _of_projects, PROJECTS, [(i,) for i in sorted(project_ids)])
-    return [periods.budget_of(row) for row in found.all()]
+def _day_of(task: NewTask) -> date:
+    return task.created_at.astimezone(UTC).date()
+
+
+async def _budgets_of(connection: ReadConnection, new: Sequence[NewTask]) -> tuple[list[Budget], set[PeriodKey]]:
+    """Of the projects of `new`; and which of the periods that they may count in have rows."""
+    if not new:
+        return [], set()
+    project_ids = sorted({task.project_id for task in new})
+    begins = {period.starts_on(day) for day in {_day_of(task) for task in new} for period in Period}
+    days = BEGINNINGS.bind(dialect_of(connection), [(day,) for day in sorted(begins)])
+    found = (await rows.execute(connection, _of_projects, PROJECTS, [(i,) for i in project_ids], **days)).all()
+    known = {row.id: periods.budget_of(row) for row in found}
+    return list(known.values()), {(row.id, row.starts_on) for row in found if row.starts_on is not None}
 
 
 def _of_projects(dialect: str) -> rows.Statement:
-    given = PROJECTS.table(dialect)
-    return sa.select(*(budgets.c[name] for name in periods.DEFINITION)).where(
-        budgets.c.project_id.in_(sa.select(given.c.project_id))
+    given, days = PROJECTS.table(dialect), BEGINNINGS.table(dialect)
+    opened = sa.and_(
+        budget_periods.c.budget_id == budgets.c.id, budget_periods.c.starts_on.in_(sa.select(days.c.starts_on))
+    )
+    return (
+        sa.select(*(budgets.c[name] for name in periods.DEFINITION), budget_periods.c.starts_on)
+        .select_from(budgets.outerjoin(budget_periods, opened))
+        .where(budgets.c.project_id.in_(sa.select(given.c.project_id)))
     )
