@@ -167,7 +167,8 @@ class TestMessages:
         assert (told["type"], datetime.fromisoformat(told["timestamp"])) == ("task.succeeded", station.clock.now)
         data = told["data"]
         assert {
-            "id": str(task_id), "state": "succeeded", "status": "SUCCESS", "model": "glm-4.7", "custom_id": "row-1",
+            "id": str(task_id), "state": "succeeded", "status": "SUCCESS", "model": "glm-4.7",
+            "upstream": "zhipu", "upstream_model": "glm-4.7", "custom_id": "row-1",
             "label": "nightly", "metadata": {"user": "电池"}, "error": None, "cost": "0.0006", "currency": "CNY",
             "usage": {"prompt_tokens": 100, "cached_tokens": 20, "completion_tokens": 50, "total_tokens": 150},
         }.items() <= data.items()  # fmt: skip

@@ -58,12 +58,15 @@ def headers(claimed: Claimed, body: str, *, masters: Mapping[str, MasterKey], no
 
 def _task(one: Task, currency: str) -> dict[str, Any]:
     """As GET /tasks/{id} shows it, without its answer and its attempts."""
+    upstream, _, upstream_model = (one.answered_by or "").partition("/")
     return {
         "id": str(one.id),
         "object": "task",
         "status": one.state.status,
         "state": one.state,
         "model": one.model,
+        "upstream": upstream or None,
+        "upstream_model": upstream_model or None,
         "endpoint": one.endpoint,
         "custom_id": one.custom_id,
         "request_id": one.request_id,
