@@ -48,10 +48,12 @@ STEPS = {
     "after_settle": Step(module="worker.settler", function="Settler._notify", when="before"),
     # gateway: tasks are committed; their client has no answer, the workers no message
     "committed": Step(module="gateway.intake", function="Intake._announce", when="before"),
-    # beat: deliveries are claimed, the receiver has one of them, and nothing is written
-    "delivered": Step(module="worker.webhooks.courier", function="Courier._judge", when="before"),
     # beat: hints are marked as given, and were not
     "announced": Step(module="tollgate.broker.publisher", function="Publisher.announce", when="before"),
+}
+DELIVERING = {
+    # beat: deliveries are claimed, the receiver has one of them, and nothing is written
+    "delivered": Step(module="worker.webhooks.courier", function="Courier._judge", when="before"),
 }
 IN_TRANSACTION = {
     # worker: tasks, attempts and results are written, the roll-up's rows are locked, nothing is committed
@@ -66,7 +68,7 @@ IN_TRANSACTION = {
 
 def strike_at(name: str, *, passing: int = 1, with_signal: signal.Signals = signal.SIGKILL) -> None:
     """This process sends itself the signal at the `passing`-th passing of the step. Raises KeyError, AttributeError."""
-    step = (STEPS | IN_TRANSACTION)[name]
+    step = (STEPS | DELIVERING | IN_TRANSACTION)[name]
     module = importlib.import_module(step.module)
     path, _, attribute = step.function.rpartition(".")
     owner = functools.reduce(getattr, path.split(".") if path else [], module)
