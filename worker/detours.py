@@ -69,8 +69,9 @@ class Ways:
         return fallbacks.counts(self.model, verdict)
 
     def outage(self, verdict: Verdict) -> bool:
-        """Whether the try met an outage that its task can go away from."""
-        return self.elsewhere and self.counts(verdict) and fallbacks.cause_of(verdict) is Cause.OUTAGE
+        """Whether the try met an outage that its task can go away from, as can all others of that route."""
+        outage = self.counts(verdict) and fallbacks.cause_of(verdict) is Cause.OUTAGE
+        return outage and self.elsewhere and not fallbacks.only_route(self.catalog, self.task.route)
 
     def after(self, verdict: Verdict) -> Step | None:
         """Where the next try goes after one that was judged so; None: it stays."""
@@ -81,8 +82,15 @@ class Ways:
             tried=self.task.route,
             cause=fallbacks.cause_of(verdict),
             failures=max(self.task.route_tries + 1, self.model.fallback_after if self.down else 0),
-            avoid=self.avoid,
+            avoid=self.avoid | self._paused_with_it(verdict),
         )
+
+    def _paused_with_it(self, verdict: Verdict) -> frozenset[str]:
+        """All routes of its upstream, once no key works there."""
+        if verdict.action is not Action.PAUSE:
+            return frozenset()
+        here, _, _ = self.task.route.partition("/")
+        return frozenset(route.id for route in self.model.routes if route.upstream == here)
 
     def same_place(self, way: Step) -> bool:
         """Whether the lanes it is served by are those that serve the task now."""

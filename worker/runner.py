@@ -35,6 +35,7 @@ SETTLE_S = 10.0
 """A stopping worker waits so long for the settlements of what it aborted."""
 AGAIN_AFTER_S, AGAIN_AT_MOST_S = 1.0, 30.0
 """A settlement that the database refuses is tried again after so long, doubling up to so long."""
+DEADLINE_MARGIN = timedelta(seconds=1)
 ELSEWHERE = timedelta(seconds=30)
 """A task that this worker lacks the key for, or whose key is refused, is left to others for so long."""
 
@@ -198,8 +199,8 @@ class Runner:
             log.warning("polls are refused", extra={"task_id": str(running.claimed.id), "error": str(error)})
             return Outcome(settlement=self._put_off(running.claimed))
         except UpstreamError as error:
-            ours = isinstance(error, LeaseRanOutError)
-            return self._failed(running, error, ways=None if ours else self._ways(running, credential))
+            theirs = not isinstance(error, LeaseRanOutError) and not _out_of_time(running.claimed, error)
+            return self._failed(running, error, ways=self._ways(running, credential) if theirs else None)
         except Exception:
             log.exception(
                 "attempt broke", extra={"task_id": str(running.claimed.id), "attempt": running.claimed.attempt}
@@ -305,3 +306,8 @@ class Runner:
                 )
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, AGAIN_AT_MOST_S)
+
+
+def _out_of_time(claimed: Claimed, error: UpstreamError) -> bool:
+    """Its own deadline cut the call short: that says nothing of the upstream."""
+    return error.kind == "timeout" and datetime.now(UTC) >= claimed.deadline - DEADLINE_MARGIN

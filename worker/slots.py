@@ -67,8 +67,8 @@ class Slots:
         self._outages = 0
 
     def down(self, now_s: float) -> bool:
-        """Whether nothing is sent there now."""
-        return self._outages >= DOWN_AFTER and now_s < self._outage_at_s + DOWN_S
+        """Whether nothing is sent there now: nor while the one call that tries it again hangs."""
+        return self._outages >= DOWN_AFTER and (now_s < self._outage_at_s + DOWN_S or self.in_use > 0)
 
     def note_settled(self, at_s: float) -> None:
         """For the announcer's window; `at_s` on the monotonic clock."""

@@ -90,6 +90,16 @@ def test_a_route_is_down_after_so_many_outages_in_a_row() -> None:
     assert (slots.down(1.0), slots.limit) == (True, 1)
 
 
+def test_a_route_that_is_tried_again_is_down_while_that_call_hangs() -> None:
+    slots = slots_at(50)
+    for _ in range(DOWN_AFTER):
+        slots.note_outage(1.0)
+    slots.take(1)
+    assert slots.down(1.0 + 10 * DOWN_S), "whatever comes meanwhile goes elsewhere"
+    slots.release()
+    assert not slots.down(1.0 + 10 * DOWN_S)
+
+
 def test_a_route_that_was_down_is_tried_by_one_call_at_a_time_until_one_is_answered() -> None:
     slots = slots_at(50)
     for _ in range(DOWN_AFTER):

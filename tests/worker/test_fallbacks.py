@@ -54,19 +54,24 @@ async def engine_of(
     keys: tuple[str, ...] = ("KEY_A",),
     first_spec: dict[str, Any] | None = None,
     second_route: dict[str, Any] | None = None,
+    beside: str | None = None,
+    between: str | None = None,
     **of_model: Any,
 ) -> Engine:
-    """A running engine whose model runs at `first`, and at `second` where that fails."""
+    """A running engine whose model runs at `first`, and at `second` where that fails. `beside`: the name of
+    another, which runs at `first` only. `between`: the name there of a second route of `first`."""
     model = Model(
         name="glm-4.7",
         routes=(
             Route(upstream="zhipu", model="glm-4.7"),
+            *([Route(upstream="zhipu", model=between)] if between else []),
             Route(**{"upstream": "vllm", "model": "glm-4.7", **(second_route or {})}),
         ),
         **of_model,
     )
     specs = (zhipu(first, keys=keys, **(first_spec or {})), zhipu(second, keys=("KEY_B",), name="vllm"))
-    catalog = Catalog(upstreams={spec.name: spec for spec in specs}, models={model.name: model})
+    models = [model, *([Model(name=beside, routes=model.routes[:1])] if beside else [])]
+    catalog = Catalog(upstreams={spec.name: spec for spec in specs}, models={one.name: one for one in models})
     return await world.engine(*specs, rules=Rules(prices=BOTH, policy=HASTY, catalog=catalog))
 
 
@@ -209,6 +214,26 @@ async def test_a_route_that_was_down_is_used_again_once_it_answers(
     assert engine._capacity.slots(ROUTE).limit > 1
 
 
+async def test_deadlines_that_are_too_short_close_no_route(world: World) -> None:
+    """Anybody may send such tasks: that must not move everybody else's."""
+    first, second = await world.simulator(latency_s=60), await second_of(world)
+    engine = await engine_of(world, first.base_url, second.base_url, fallback_after=1)
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    ids = await world.queue(*(f"text {i}" for i in range(2 * slots.DOWN_AFTER)), deadline=soon, retry_until=soon)
+    engine.offer(INTERACTIVE, {ROUTE: ids})
+    await world.ended(ids)
+    assert first.stats.requests["chat"] >= slots.DOWN_AFTER, "they were sent"
+    assert not engine._capacity.down(ROUTE)
+
+
+async def test_a_route_that_is_a_models_only_one_is_never_closed(world: World) -> None:
+    second = await second_of(world)
+    engine = await engine_of(world, await refused_address(), second.base_url, fallback_after=1, beside="glm-only")
+    for n in range(slots.DOWN_AFTER):
+        await world.run(engine, f"text {n}")
+    assert not engine._capacity.down(ROUTE)
+
+
 async def test_a_try_that_may_have_been_billed_closes_as_uncertain_before_the_task_goes(world: World) -> None:
     first, second = await world.simulator(faults=Faults(server_error=1.0)), await second_of(world)
     engine = await engine_of(world, first.base_url, second.base_url)
@@ -276,6 +301,13 @@ async def test_a_route_whose_only_key_is_refused_is_left_at_once(world: World, c
     assert story(task) == [("zhipu", FIRST_FAILED, 1), ("vllm", AttemptOutcome.SUCCEEDED, 1)]
     assert set(await world.paused()) == {"KEY_A"}
     await in_books(world)
+
+
+async def test_a_route_whose_only_key_is_refused_is_not_left_for_another_of_its_upstream(world: World) -> None:
+    first, second = await world.simulator(refuse_keys={KEYS["KEY_A"]: "1113"}), await second_of(world)
+    engine = await engine_of(world, first.base_url, second.base_url, between="glm-4-air")
+    [task] = await world.run(engine, "hello")
+    assert [f"{a.upstream}/{a.upstream_model}" for a in task.attempts] == [ROUTE, SECOND]
 
 
 async def test_a_route_with_another_key_is_not_left(world: World) -> None:

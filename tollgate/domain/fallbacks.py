@@ -94,6 +94,11 @@ def targets(catalog: Catalog, route: str, *, stuck: Collection[str]) -> frozense
     return frozenset(step.route.id for step in steps if step is not None)
 
 
+def only_route(catalog: Catalog, route: str) -> bool:
+    """Whether a model runs there and nowhere else: its tasks could not leave it."""
+    return any([one.id for one in model.routes] == [route] for model in catalog.models.values())
+
+
 def mode_on(route: Route, *, catalog: Catalog, endpoint: str, streamed: bool) -> Mode:
     """How a task is asked on a fallback: as the route says, where the task can be asked so."""
     polled = route.mode == "async" and catalog.upstreams[route.upstream].kind == "zhipu"
