@@ -11,7 +11,7 @@ import fastapi
 
 from gateway.limiting import Meter
 from gateway.services import Services
-from tollgate.domain.errors import RateLimitedError
+from tollgate.domain.errors import InvalidRequestError, RateLimitedError
 from tollgate.domain.tasks import Accepted, Key, TaskRequest
 
 METER = "tollgate.meter"
@@ -32,7 +32,12 @@ async def submit_one(request: fastapi.Request, services: Services, key: Key, ask
 async def submit_all(
     request: fastapi.Request, services: Services, key: Key, asked: Sequence[TaskRequest]
 ) -> tuple[Accepted, ...]:
-    """Raises what `Intake.submit_all` does."""
+    """Raises what `Intake.submit_all` does; InvalidRequestError for a callback_url of all."""
+    if "x-callback-url" in request.headers:
+        raise InvalidRequestError(
+            "x-callback-url is for a request of one task; write callback_url into the tasks of the list that have one",
+            field="x-callback-url",
+        )
     return await services.intake.submit_all(asked, key=key, meter=_meter(request, services, key))
 
 

@@ -111,6 +111,16 @@ class TestEndpoints:
         refusal(await caller.send("GET", f"/webhooks/{webhook_id}"), 404)
         refusal(await caller.send("POST", f"/webhooks/deliveries/{webhook_id}/redeliver"), 404)
 
+    async def test_nothing_is_sent_again_where_it_would_fail_at_once(self, gate: Gate, caller: Caller) -> None:
+        made = await create(caller)
+        sent = await caller.post(f"/webhooks/{made['id']}/test", status=202)
+        again = f"/webhooks/deliveries/{sent['id']}/redeliver"
+        async with gate.database.write() as connection:
+            await webhooks.disable(connection, UUID(made["id"]), why="it said so", now=datetime.now(UTC))
+        assert "enable it first" in refusal(await caller.send("POST", again), 400)["message"]
+        await caller.send("DELETE", f"/webhooks/{made['id']}")
+        assert made["id"] in refusal(await caller.send("POST", again), 404)["message"]
+
     async def test_a_disabled_one_says_why_and_can_be_enabled(self, gate: Gate, caller: Caller) -> None:
         made = await create(caller)
         async with gate.database.write() as connection:
@@ -243,6 +253,12 @@ class TestCallbackUrls:
         caller = await sqlite_gate.caller()
         refused = refusal(await caller.send("POST", "/tasks", body=one(callback_url=url)), 400)
         assert refused["field"] == "callback_url"
+
+    async def test_a_list_takes_it_by_task_and_not_as_a_header(self, sqlite_gate: Gate) -> None:
+        caller = await sqlite_gate.caller()
+        headers = {"Authorization": f"Bearer {caller.key}", "X-Callback-Url": URL}
+        refused = await sqlite_gate.http.post("/tasks", json=[one(), one()], headers=headers)
+        assert refusal(refused, 400)["field"] == "x-callback-url"
 
     @pytest.mark.parametrize(
         ("path", "body"),

@@ -214,3 +214,9 @@ def test_the_digest_does_not_depend_on_the_order_of_fields() -> None:
     one_way = TaskRequest(model="m", body={"a": 1, "b": {"c": 2, "d": 3}})
     other_way = TaskRequest(model="m", body={"b": {"d": 3, "c": 2}, "a": 1})
     assert one_way.digest == other_way.digest
+
+
+def test_an_embedding_is_not_expected_to_write_anything() -> None:
+    asked = request("vectors", endpoint="embeddings")
+    (task,) = admitted(asked)
+    assert task.most_tokens == task.prompt_tokens_estimate

@@ -97,7 +97,7 @@ def _row(
         created_at=now,
         announced_at=now if hinted else None,
         callback_url=_allowed_callback(request, limits.callbacks),
-        assumed_max_tokens=model.assumed_max_tokens,
+        assumed_max_tokens=0 if request.endpoint == "embeddings" else model.assumed_max_tokens,
         body=orjson.dumps(request.body).decode(),
         metadata=orjson.dumps(request.metadata).decode() if request.metadata else None,
     )

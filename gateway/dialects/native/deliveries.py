@@ -12,9 +12,11 @@ from gateway.dialects.native.errors import RESPONSES, answer
 from gateway.dialects.native.queries import DeliveriesQuery
 from gateway.dialects.route import KeyDep, json_response, require_id, route_class
 from gateway.services import ServicesDep
+from tollgate.domain.errors import InvalidRequestError
 from tollgate.domain.webhooks import DeliveryState, message_id
-from tollgate.store import deliveries
+from tollgate.store import deliveries, webhooks
 from tollgate.store.deliveries import Delivery
+from tollgate.store.webhooks import Webhook
 
 router = fastapi.APIRouter(
     prefix="/webhooks/deliveries", tags=["webhooks"], route_class=route_class(answer), responses=RESPONSES
@@ -41,8 +43,19 @@ async def redeliver(delivery_id: str, services: ServicesDep, key: KeyDep) -> fas
     """Send the same message again, under the same id, whatever became of it; with a day of tries as at first."""
     asked = require_id(delivery_id, kind="delivery")
     async with services.database.write() as connection:
+        told = await deliveries.find(connection, asked, project_id=key.project_id)
+        if told.webhook_id is not None:
+            require_enabled(await webhooks.find(connection, told.webhook_id, project_id=key.project_id))
         found = await deliveries.redeliver(connection, asked, project_id=key.project_id, now=datetime.now(UTC))
     return json_response(delivery(found), status=202)
+
+
+def require_enabled(webhook: Webhook) -> None:
+    """Raises InvalidRequestError: what is sent there would fail at once."""
+    if webhook.disabled_at is not None:
+        raise InvalidRequestError(
+            f"webhook {webhook.id} is disabled: {webhook.disabled_why}; enable it first", field="webhook_id"
+        )
 
 
 def delivery(one: Delivery) -> dict[str, Any]:

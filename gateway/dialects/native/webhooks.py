@@ -12,7 +12,7 @@ import pydantic
 from gateway import validation
 from gateway.bodies import read_json, require_object
 from gateway.dialects.native import render
-from gateway.dialects.native.deliveries import delivery
+from gateway.dialects.native.deliveries import delivery, require_enabled
 from gateway.dialects.native.errors import RESPONSES, answer
 from gateway.dialects.route import KeyDep, json_response, require_id, route_class
 from gateway.openapi import body_of
@@ -134,10 +134,7 @@ async def test(webhook_id: str, services: ServicesDep, key: KeyDep) -> fastapi.R
     asked = _id(webhook_id)
     async with services.database.write() as connection:
         found = await webhooks.find(connection, asked, project_id=key.project_id)
-        if found.disabled_at is not None:
-            raise InvalidRequestError(
-                f"webhook {found.id} is disabled: {found.disabled_why}; enable it first", field="webhook_id"
-            )
+        require_enabled(found)
         endpoint = webhooks.as_endpoint(found)
         now = datetime.now(UTC)
         new = list(deliveries(Event.WEBHOOK_TEST, project_id=key.project_id, now=now, endpoints=[endpoint]))
