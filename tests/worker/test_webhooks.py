@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +31,8 @@ from tollgate.store.database import Database
 from tollgate.store.schema import webhook_deliveries
 from tollgate.store.webhooks import Webhook
 from worker.process import open_beat
-from worker.webhooks.courier import DELIVERED_KEPT, EVERY_S, FAILED_KEPT, PER_HOST, Courier
+from worker.webhooks.courier import DELIVERED_KEPT, EVERY_S, FAILED_KEPT, Courier
+from worker.webhooks.places import IN_FLIGHT, PER_HOST, UNPROVEN
 from worker.webhooks.post import Post
 
 MASTER = MasterKey(value=b"a-master-key-of-the-couriers-tests-0123456789")
@@ -80,6 +82,26 @@ class Says(AbstractResolver):
         pass
 
 
+class Hangs(Says):
+    """A DNS that answers for no name until `answers` is set. A double, as there is none of its kind on the machine."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__("127.0.0.1")
+        self._port = url.rpartition(":")[2]
+        self.asked = asyncio.Semaphore(0)
+        self.answers = asyncio.Event()
+
+    def url(self, number: int) -> str:
+        return f"http://host-{number}.example:{self._port}/"
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        self.asked.release()
+        await self.answers.wait()
+        return await super().resolve(host, port, family)
+
+
 class Station:
     """A project with one ended task at a time, and a courier."""
 
@@ -91,11 +113,17 @@ class Station:
         self.couriers: list[Courier] = []
         self.courier = self.another()
 
-    def another(self, *masters: MasterKey, rules: CallbackRules = INSIDE, timeout_s: float = LIMIT_S) -> Courier:
+    def another(
+        self,
+        *masters: MasterKey,
+        rules: CallbackRules = INSIDE,
+        timeout_s: float = LIMIT_S,
+        resolver: AbstractResolver | None = None,
+    ) -> Courier:
         courier = Courier(
             self.database,
             masters=masters or (MASTER,),
-            post=Post(rules, timeout_s=timeout_s),
+            post=Post(rules, timeout_s=timeout_s, resolver=resolver),
             currency="CNY",
             now=self.clock,
         )
@@ -453,6 +481,53 @@ class TestSideBySide:
                     await hanging.arrived.acquire()
             assert await station.courier.round() == 0, "it has what it may have"
             hanging.gate.set()
+
+    async def test_hosts_that_hang_never_take_the_places_of_those_that_answer(self, station: Station) -> None:
+        dns = Hangs(station.receiver.url)
+        courier = station.another(resolver=dns)
+        await station.ended()
+        assert await station.send(courier) == 1, "its host is known to answer"
+        for number in range(UNPROVEN + 2):
+            await station.ended(callback=dns.url(number))
+        await station.ended()
+        assert await courier.round() == UNPROVEN + 1
+        async with asyncio.timeout(LIMIT_S):
+            for _ in range(2):
+                await station.receiver.arrived.acquire()
+            for _ in range(UNPROVEN):
+                await dns.asked.acquire()
+        assert await courier.round() == 0, "two have to wait for the others"
+        dns.answers.set()
+        await courier.drain()
+        assert await station.send(courier) == 2
+        assert {row.state for row in await station.rows()} == {"delivered"}
+
+    async def test_names_that_no_nameserver_answers_for_hold_up_no_look_up(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, answered = asyncio.Semaphore(0), threading.Event()
+        loop, look_up = asyncio.get_running_loop(), socket.getaddrinfo
+
+        def hang(host: Any, *args: Any, **options: Any) -> Any:
+            if str(host).endswith(".example"):
+                loop.call_soon_threadsafe(asked.release)
+                answered.wait(2 * LIMIT_S)
+            return look_up("127.0.0.1" if str(host).endswith(".example") else host, *args, **options)
+
+        # Patched: no machine of the tests' has a nameserver that is dead.
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        post, port = Post(INSIDE, timeout_s=2 * LIMIT_S), receiver.url.rpartition(":")[2]
+        try:
+            async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+                for number in range(IN_FLIGHT - 1):
+                    group.create_task(post.send(f"http://dead-{number}.example:{port}/", body="{}", headers={}))
+                    await asked.acquire()
+                answer = await post.send(f"http://localhost:{port}/", body="{}", headers={})
+                answered.set()
+        finally:
+            answered.set()
+            await post.close()
+        assert (answer.http_status, answer.error) == (200, None)
 
     async def test_one_that_failed_gets_one_at_a_time_until_it_answers(self, station: Station) -> None:
         station.receiver.status = 500

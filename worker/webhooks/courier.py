@@ -1,7 +1,7 @@
 """Sends what is due: claim and commit, POST with no transaction open, write what came of it.
 
-A few at once for a host, so that one receiver that hangs never holds up the others, and one at a time for a host whose
-last try failed. What a courier that died had in its hands is due again when its lease has passed, with the same id.
+How many at once is `places`' to say, so that receivers that hang never hold up the others. What a courier that died
+had in its hands is due again when its lease has passed, with the same id.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -22,16 +21,13 @@ from tollgate.store import sending, webhooks
 from tollgate.store.database import Database
 from tollgate.store.sending import Claimed, Tried
 from worker.webhooks import messages
+from worker.webhooks.places import Places
 from worker.webhooks.post import Answer, Post
 
 log = logging.getLogger("tollgate.webhooks")
 
 EVERY_S = 1.0
 """From one look at what is due to the next, unless there is more to do."""
-IN_FLIGHT = 64
-PER_HOST = 8
-HOSTS_DOUBTED = 10_000
-"""Remembered as not answering; of more than these the process forgets all, and finds out again."""
 STOP_S = 3.0
 """Tries in flight may end so long when the process stops. Others come to them when their leases have passed."""
 GONE = 410
@@ -67,8 +63,7 @@ class Courier:
         self._now = now
         self._settler: Coalescer[tuple[Tried, Claimed], None] = Coalescer(self._write, max_weight=100)
         self._sending: set[asyncio.Task[None]] = set()
-        self._in_flight: Counter[str] = Counter()
-        self._doubted: set[str] = set()
+        self._places = Places()
         self._last_host = ""
 
     async def round(self) -> int:
@@ -78,7 +73,7 @@ class Courier:
             return 0
         bodies = await messages.bodies(self._database, claimed, currency=self._currency)
         for one in claimed:
-            self._in_flight[one.host] += 1
+            self._places.take(one.host)
             task = asyncio.create_task(self._deliver(one, bodies.get(one.id)), name=f"delivery {one.id}")
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
@@ -121,26 +116,33 @@ class Courier:
         return forgotten
 
     async def _claim(self) -> list[Claimed]:
-        room = IN_FLIGHT - len(self._sending)
-        if room <= 0:
+        if self._places.room(proven=True) <= 0:
             return []
         now = self._now()
         async with self._database.read() as connection:
             hosts = await sending.hosts_due(connection, now=now, after=self._last_host)
-        shares = {host: share for host in hosts if (share := self._share(host)) > 0}
+        if not hosts:
+            return []
+        self._last_host = hosts[-1]
+        # By their names, those in front would have the few places each time.
+        random.shuffle(hosts)
         claimed: list[Claimed] = []
-        if not shares:
+        # Those first that may have half of the places: those that may have all would leave them none.
+        for proven in (False, True):
+            shares, room = self._places.shares(hosts, proven=proven), self._places.room(proven=proven) - len(claimed)
+            claimed += await self._lease(shares, room=room, now=now)
+        return claimed
+
+    async def _lease(self, shares: Mapping[str, int], *, room: int, now: datetime) -> list[Claimed]:
+        claimed: list[Claimed] = []
+        if not shares or room <= 0:
             return claimed
         async with self._database.write() as connection:
             for host, share in shares.items():
                 limit = min(share, room - len(claimed))
                 if limit > 0:
                     claimed += await sending.claim(connection, host, limit=limit, now=now, master=self._first_master)
-                    self._last_host = host
         return claimed
-
-    def _share(self, host: str) -> int:
-        return (1 if host in self._doubted else PER_HOST) - self._in_flight[host]
 
     async def _deliver(self, one: Claimed, body: str | None) -> None:
         try:
@@ -150,9 +152,7 @@ class Courier:
         except Exception:  # the edge of a try: its lease passes, and it is tried again
             log.exception("a delivery broke", extra={"delivery_id": str(one.id)})
         finally:
-            self._in_flight[one.host] -= 1
-            if not self._in_flight[one.host]:
-                del self._in_flight[one.host]
+            self._places.give_back(one.host)
 
     async def _send(self, one: Claimed, body: str | None) -> Answer:
         if one.gone is not None:
@@ -166,17 +166,9 @@ class Courier:
                 "here: list it behind the new one, or make the webhook or the secret anew"
             )
         answer = await self._post.send(one.url, body=body, headers=headers)
-        self._doubt(one.host, answer)
+        # A host with trouble of its own is as one that does not answer.
+        self._places.learn(one.host, answers=answer.http_status is not None and answer.http_status < 500)
         return answer
-
-    def _doubt(self, host: str, answer: Answer) -> None:
-        """A host that does not answer, or has trouble of its own, gets one try at a time."""
-        if answer.http_status is not None and answer.http_status < 500:
-            self._doubted.discard(host)
-            return
-        if len(self._doubted) >= HOSTS_DOUBTED:
-            self._doubted.clear()
-        self._doubted.add(host)
 
     def _judge(self, one: Claimed, answer: Answer, *, gone: bool) -> Tried:
         now = self._now()

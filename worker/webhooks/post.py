@@ -22,6 +22,7 @@ from yarl import URL
 
 from tollgate.domain.addresses import ALLOW_PRIVATE, CallbackRules, check_url, is_public
 from tollgate.domain.errors import InvalidRequestError
+from worker.webhooks.places import IN_FLIGHT
 
 TIMEOUT_S = 15.0
 """From the look-up of the name to the end of the answer."""
@@ -31,8 +32,10 @@ SHOWN_CHARACTERS = 200
 """Kept of it for people."""
 ERROR_CHARACTERS = 500
 KEEP_ALIVE_S = 15.0
-RESOLVERS = 8
-"""Threads of their own: a name that nobody answers for must not hold up the process's other look-ups."""
+RESOLVERS = IN_FLIGHT
+"""Threads of their own: a name that nobody answers for must not hold up the process's other look-ups. As many as there
+are deliveries, and twice what hosts that do not answer may have: a look-up cannot be cancelled, and with dead
+nameservers it outlives its delivery (resolv.conf(5): 5 s twice for each of up to three)."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 
@@ -51,13 +54,13 @@ class Answer:
 
 
 class Post:
-    """Belongs to one event loop. `resolver`: another than the machine's; the session that is opened closes it."""
+    """Belongs to one event loop. `resolver`: another than the machine's; it is closed with this."""
 
     def __init__(
         self, rules: CallbackRules, *, resolver: AbstractResolver | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self._rules = rules
-        self._resolver = resolver
+        self._resolver = resolver or _Resolver()
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -88,13 +91,14 @@ class Post:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        await self._resolver.close()
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
                 limit=0,
                 keepalive_timeout=KEEP_ALIVE_S,
-                resolver=self._resolver or _Resolver(),
+                resolver=self._resolver,
                 socket_factory=self._socket,
             )
             # A proxy of the environment would make the connections, and choose the addresses: trust_env stays off.
