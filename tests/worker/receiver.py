@@ -70,3 +70,20 @@ async def receiving(host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
     finally:
         receiver.gate.set()
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def talking(answer: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Its URL, and what is set when a client hangs up. It says `answer` to the head of a request, and no more."""
+    left = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer.encode())
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", left

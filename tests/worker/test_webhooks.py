@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks import WebhookVerificationError
 
 from tests.store import seeds
-from tests.worker.receiver import Receiver, receiving
+from tests.worker.receiver import Receiver, receiving, talking
 from tollgate.domain.addresses import CallbackRules
 from tollgate.domain.errors import SettingsError
 from tollgate.domain.keys import MasterKey
@@ -334,6 +334,18 @@ class TestRetries:
         row = await station.row()
         assert row.state == "delivered"
         assert row.response == (" <b> [31m" + "x" * 1_000)[:200]
+
+    @pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (410, "failed")])
+    async def test_of_an_answer_that_never_ends_the_status_decides(
+        self, station: Station, status: int, state: str
+    ) -> None:
+        async with talking(f"HTTP/1.1 {status} So\r\nContent-Length: 99\r\n\r\nthanks") as (url, left):
+            await station.ended(callback=f"{url}/")
+            async with asyncio.timeout(LIMIT_S):
+                await station.send()
+                await left.wait()
+        row = await station.row()
+        assert (row.state, row.http_status, row.response) == (state, status, "thanks")
 
 
 class TestGone:

@@ -21,7 +21,7 @@ from tollgate.store.schema import PENDING, callback_secrets, webhook_deliveries
 from tollgate.store.schema import webhooks as endpoints
 
 LEASE = timedelta(seconds=60)
-"""A try takes 15 s at most; the rest is for a database that is slow to take what it came to."""
+"""A try takes 17 s at most; the rest is for a database that is slow to take what it came to."""
 HOSTS_AT_ONCE = 256
 """Hosts that one round looks at, a few milliseconds. The next round begins after them."""
 SETTLED = rows.Given(

@@ -25,9 +25,10 @@ from tollgate.domain.errors import InvalidRequestError
 from worker.webhooks.places import IN_FLIGHT
 
 TIMEOUT_S = 15.0
-"""From the look-up of the name to the end of the answer."""
+"""From the look-up of the name to the head of the answer."""
+BODY_S = 2.0
 READ_BYTES = 4_096
-"""Of an answer's body. With more, the connection is closed."""
+"""Of an answer's body, so long and so much. What is longer is passed over, and the connection closed."""
 SHOWN_CHARACTERS = 200
 """Kept of it for people."""
 ERROR_CHARACTERS = 500
@@ -68,15 +69,14 @@ class Post:
         """Whatever comes of it is told, not raised."""
         try:
             check_url(url, rules=self._rules, field="url")  # it was, but the settings may have changed
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._open().post(
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._open().post(
                     URL(url, encoded=True),
                     data=body.encode(),
                     headers={**headers, "Accept-Encoding": "identity"},
                     allow_redirects=False,
-                ) as response,
-            ):
+                )
+            async with response:
                 return await _read(response)
         except InvalidRequestError as error:
             return Answer(error=str(error))
@@ -136,9 +136,10 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
 async def _beginning(response: aiohttp.ClientResponse) -> str:
     """The answer is in its status: a body that breaks off, or never ends, changes nothing about it."""
     raw = b""
-    with contextlib.suppress(aiohttp.ClientError):
-        while len(raw) < READ_BYTES and (part := await response.content.read(READ_BYTES - len(raw))):
-            raw += part
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(BODY_S):
+            while len(raw) < READ_BYTES and (part := await response.content.read(READ_BYTES - len(raw))):
+                raw += part
     if not response.content.at_eof():
         response.close()
     return _plain(raw.decode("utf-8", "replace"))[:SHOWN_CHARACTERS]
