@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import Key
 from tollgate.domain.webhooks import MAX_ENDPOINTS, DeliveryState
 from tollgate.store import cancels, deliveries, sending, settlements, webhooks
-from tollgate.store.database import Database
+from tollgate.store.database import Database, WriteConnection
 from tollgate.store.deliveries import Delivery, Filter
 from tollgate.store.schema import webhook_deliveries
 from tollgate.store.schema import webhooks as webhook_table
@@ -202,13 +203,17 @@ async def test_one_asked_for_again_while_it_is_sent_is_sent_again(database: Data
     key = await seeds.a_key(database)
     await end(database, key, "succeeded", callback_url=URL)
     async with database.write() as connection:
-        (claimed,) = await sending.claim(connection, "hooks.example", limit=1, now=seeds.later(9), master=seeds.MASTER)
+        (claimed,) = await sending.claim(
+            connection, {"hooks.example": 1}, limit=1, now=seeds.later(9), master=seeds.MASTER
+        )
         await deliveries.redeliver(connection, claimed.id, project_id=key.project_id, now=seeds.later(10))
         tried = sending.Tried(
             id=claimed.id, tries=1, state=DeliveryState.FAILED, not_before=seeds.NOW, ended_at=seeds.NOW
         )
         await sending.settle(connection, [tried])
-        (again,) = await sending.claim(connection, "hooks.example", limit=1, now=seeds.later(11), master=seeds.MASTER)
+        (again,) = await sending.claim(
+            connection, {"hooks.example": 1}, limit=1, now=seeds.later(11), master=seeds.MASTER
+        )
     assert (again.id, again.tries, again.round_tries, again.first_tried_at) == (claimed.id, 2, 1, seeds.later(11))
 
 
@@ -218,12 +223,44 @@ async def test_hosts_are_found_by_what_is_due_and_take_turns(database: Database)
         for _ in range(3):
             await end(database, key, "succeeded", callback_url=f"https://{host}.example/")
     async with database.write() as connection:
-        await sending.claim(connection, "b.example", limit=3, now=seeds.later(9), master=seeds.MASTER)
+        await sending.claim(connection, {"b.example": 3}, limit=3, now=seeds.later(9), master=seeds.MASTER)
         assert await sending.hosts_due(connection, now=seeds.later(8)) == []
         assert await sending.hosts_due(connection, now=seeds.later(9)) == ["a.example", "c.example"]
         assert await sending.hosts_due(connection, now=seeds.later(9), after="a.example") == ["c.example", "a.example"]
         later = seeds.later(9 + sending.LEASE.total_seconds())
         assert await sending.hosts_due(connection, now=later) == ["a.example", "b.example", "c.example"]
+
+
+async def test_a_claim_takes_no_more_than_its_limit_and_each_hosts_share(database: Database) -> None:
+    key = await seeds.a_key(database)
+    for host in "aabbbcc":
+        await end(database, key, "succeeded", callback_url=f"https://{host}.example/")
+    shares = {"b.example": 2, "a.example": 9, "c.example": 9}
+    async with database.write() as connection:
+        claimed = await sending.claim(connection, shares, limit=5, now=seeds.later(9), master=seeds.MASTER)
+    assert sorted(one.host[0] for one in claimed) == ["a", "a", "b", "b", "c"]
+
+
+async def test_two_that_claim_of_the_same_new_projects_do_not_wait_for_each_other(postgres: Database) -> None:
+    low, high = sorted([await seeds.a_key(postgres, project=name) for name in "ab"], key=lambda key: key.project_id)
+    for key, host in ((high, "a.example"), (low, "b.example")):
+        for _ in range(2):
+            await end(postgres, key, "succeeded", callback_url=f"https://{host}/")
+
+    async def claim(connection: WriteConnection, *hosts: str) -> list[sending.Claimed]:
+        shares = dict.fromkeys(hosts, 1)
+        return await sending.claim(connection, shares, limit=2, now=seeds.later(9), master=seeds.MASTER)
+
+    async def claim_both() -> list[sending.Claimed]:
+        async with postgres.write() as connection:
+            return await claim(connection, "a.example", "b.example")
+
+    async with postgres.write() as connection:
+        assert [one.project_id for one in await claim(connection, "b.example")] == [low.project_id]
+        other = asyncio.create_task(claim_both())
+        await seeds.until_waiting(postgres)
+        assert [one.project_id for one in await claim(connection, "a.example")] == [high.project_id]
+    assert {one.project_id for one in await other} == {low.project_id, high.project_id}
 
 
 async def test_what_waits_is_counted_from_when_it_was_due(database: Database) -> None:
@@ -265,7 +302,9 @@ async def test_deliveries_settle_in_one_statement_and_only_while_their_lease_sta
     for _ in range(3):
         await end(database, key, "succeeded", callback_url=URL)
     async with database.write() as connection:
-        claimed = await sending.claim(connection, "hooks.example", limit=9, now=seeds.later(9), master=seeds.MASTER)
+        claimed = await sending.claim(
+            connection, {"hooks.example": 9}, limit=9, now=seeds.later(9), master=seeds.MASTER
+        )
         tried = [
             sending.Tried(
                 id=one.id,

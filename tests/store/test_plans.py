@@ -266,7 +266,7 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
         {"ix_webhook_deliveries_due"},
     ),
     "claim deliveries": (
-        lambda _, c: sending.claim(c, "h7.example", limit=8, now=seeds.later(60), master=seeds.MASTER),
+        lambda _, c: sending.claim(c, {"h7.example": 8}, limit=8, now=seeds.later(60), master=seeds.MASTER),
         {"ix_webhook_deliveries_due"},
     ),
     "settle deliveries": (

@@ -452,7 +452,7 @@ class TestSideBySide:
         await station.ended()
         async with station.database.write() as connection:
             (claimed,) = await sending.claim(
-                connection, "127.0.0.1", limit=9, now=station.clock.now, master=MASTER.fingerprint
+                connection, {"127.0.0.1": 9}, limit=9, now=station.clock.now, master=MASTER.fingerprint
             )
         assert await station.send() == 0, "it is in other hands"
         station.clock.pass_by(seconds=sending.LEASE.total_seconds())
@@ -464,7 +464,7 @@ class TestSideBySide:
         await station.ended()
         async with station.database.write() as connection:
             (claimed,) = await sending.claim(
-                connection, "127.0.0.1", limit=9, now=station.clock.now, master=MASTER.fingerprint
+                connection, {"127.0.0.1": 9}, limit=9, now=station.clock.now, master=MASTER.fingerprint
             )
         station.clock.pass_by(seconds=sending.LEASE.total_seconds())
         await station.send()

@@ -6,7 +6,7 @@ dies leaves a row that is due again then. What a try came to is written only whi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -79,31 +79,17 @@ async def hosts_due(connection: ReadConnection, *, now: datetime, after: str = "
     return found[:HOSTS_AT_ONCE]
 
 
-async def claim(connection: WriteConnection, host: str, *, limit: int, now: datetime, master: str) -> list[Claimed]:
-    """Up to `limit` deliveries to `host` that are due, the longest due first; not those in others' hands.
+async def claim(
+    connection: WriteConnection, shares: Mapping[str, int], *, limit: int, now: datetime, master: str
+) -> list[Claimed]:
+    """Up to `limit` deliveries that are due, of each host up to its share; not those in others' hands.
 
-    `master`: the fingerprint of the key that a new project's secret is made with."""
-    chosen = (
-        _due(now)
-        .where(webhook_deliveries.c.host == host)
-        .order_by(webhook_deliveries.c.not_before)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("chosen")
-    )
-    began = sa.literal(now, webhook_deliveries.c.first_tried_at.type)
-    statement = (
-        sa.update(webhook_deliveries)
-        .where(webhook_deliveries.c.id.in_(sa.select(chosen.c.id)))
-        .values(
-            tries=webhook_deliveries.c.tries + 1,
-            not_before=now + LEASE,
-            first_tried_at=sa.func.coalesce(webhook_deliveries.c.first_tried_at, began),
-            last_tried_at=now,
-        )
-        .returning(webhook_deliveries)
-    )
-    found = (await connection.execute(statement)).all()
+    `master`: the fingerprint of the key that a new project's secret is made with. Those secrets are made for all hosts
+    together, in the projects' order: in that of their hosts, two senders would wait for each other."""
+    found: list[Any] = []
+    for host, share in shares.items():
+        if len(found) < limit:
+            found += await _lease(connection, host, limit=min(share, limit - len(found)), now=now)
     return await _signed(connection, found, master=master, now=now)
 
 
@@ -141,6 +127,32 @@ async def forget(connection: WriteConnection, state: DeliveryState, *, ended_bef
     )
     statement = sa.delete(webhook_deliveries).where(webhook_deliveries.c.id.in_(sa.select(old.c.id)))
     return len((await connection.execute(statement.returning(webhook_deliveries.c.id))).all())
+
+
+async def _lease(connection: WriteConnection, host: str, *, limit: int, now: datetime) -> Sequence[Any]:
+    """The longest due first."""
+    chosen = (
+        _due(now)
+        .where(webhook_deliveries.c.host == host)
+        .order_by(webhook_deliveries.c.not_before)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+    )
+    began = sa.literal(now, webhook_deliveries.c.first_tried_at.type)
+    statement = (
+        sa.update(webhook_deliveries)
+        .where(webhook_deliveries.c.id.in_(sa.select(chosen.c.id)))
+        .values(
+            tries=webhook_deliveries.c.tries + 1,
+            not_before=now + LEASE,
+            first_tried_at=sa.func.coalesce(webhook_deliveries.c.first_tried_at, began),
+            last_tried_at=now,
+        )
+        .returning(webhook_deliveries)
+    )
+    found: Sequence[Any] = (await connection.execute(statement)).all()
+    return found
 
 
 def _due(now: datetime) -> sa.Select[tuple[UUID]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -130,18 +130,9 @@ class Courier:
         # Those first that may have half of the places: those that may have all would leave them none.
         for proven in (False, True):
             shares, room = self._places.shares(hosts, proven=proven), self._places.room(proven=proven) - len(claimed)
-            claimed += await self._lease(shares, room=room, now=now)
-        return claimed
-
-    async def _lease(self, shares: Mapping[str, int], *, room: int, now: datetime) -> list[Claimed]:
-        claimed: list[Claimed] = []
-        if not shares or room <= 0:
-            return claimed
-        async with self._database.write() as connection:
-            for host, share in shares.items():
-                limit = min(share, room - len(claimed))
-                if limit > 0:
-                    claimed += await sending.claim(connection, host, limit=limit, now=now, master=self._first_master)
+            if shares and room > 0:
+                async with self._database.write() as connection:
+                    claimed += await sending.claim(connection, shares, limit=room, now=now, master=self._first_master)
         return claimed
 
     async def _deliver(self, one: Claimed, body: str | None) -> None:
