@@ -73,13 +73,16 @@ async def receiving(host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
 
 
 @contextlib.asynccontextmanager
-async def talking(answer: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """Its URL, and what is set when a client hangs up. It says `answer` to the head of a request, and no more."""
+async def talking(answer: str, *, hangs_up: bool = False) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Its URL, and what is set when a client hangs up. It says `answer` to a request, and no more."""
     left = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        await reader.readexactly(int(head.partition("content-length:")[2].partition("\r\n")[0]))
         writer.write(answer.encode())
+        if hangs_up:
+            writer.write_eof()
         with contextlib.suppress(ConnectionError):
             await reader.read()
         left.set()

@@ -347,6 +347,31 @@ class TestRetries:
         row = await station.row()
         assert (row.state, row.http_status, row.response) == (state, status, "thanks")
 
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            ("nonsense", "ClientResponseError: "),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", "ClientResponseError: "),
+            ("POST /hook?token=s3cret HTTP/1.1 https://hooks.example/?token=s3cret", "ClientResponseError: "),
+            ("", "ServerDisconnectedError: "),
+        ],
+        ids=["no HTTP", "malformed", "an echo", "hangs up"],
+    )
+    async def test_an_error_tells_no_url(
+        self, station: Station, caplog: pytest.LogCaptureFixture, answer: str, kind: str
+    ) -> None:
+        async with talking(f"{answer}\r\n\r\n" if answer else "", hangs_up=True) as (url, _):
+            await station.ended(callback=f"{url}/hook?token=s3cret")
+            await station.send()
+            station.clock.pass_by(hours=25)
+            await station.send()
+        row = await station.row()
+        assert (row.state, row.error[: len(kind)], row.http_status) == ("failed", kind, None)
+        (told,) = [record for record in caplog.records if record.name == "tollgate.webhooks"]
+        assert vars(told)["error"] == row.error
+        assert "s3cret" not in row.error
+        assert "hook" not in row.error
+
 
 class TestGone:
     async def test_a_410_disables_the_endpoint(self, station: Station) -> None:

@@ -37,6 +37,8 @@ RESOLVERS = IN_FLIGHT
 """Threads of their own: a name that nobody answers for must not hold up the process's other look-ups. As many as there
 are deliveries, and twice what hosts that do not answer may have: a look-up cannot be cancelled, and with dead
 nameservers it outlives its delivery (resolv.conf(5): 5 s twice for each of up to three)."""
+_ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_URL_SHOWN = "(URL)"
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 
@@ -85,7 +87,7 @@ class Post:
         except aiohttp.ClientConnectorError as error:
             return Answer(error=_told(f"no connection to {error.host}: {error.os_error.strerror or error.os_error}"))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(error=_told(str(error) or type(error).__name__))
+            return Answer(error=_told(_without_url(error, url)))
 
     async def close(self) -> None:
         if self._session is not None:
@@ -143,6 +145,16 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     if not response.content.at_eof():
         response.close()
     return _plain(raw.decode("utf-8", "replace"))[:SHOWN_CHARACTERS]
+
+
+def _without_url(error: Exception, url: str) -> str:
+    """Its kind and what it says. URLs of receivers hold their secrets, and aiohttp's errors hold URLs; a receiver that
+    repeats what it was sent puts its target into them."""
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    target = URL(url, encoded=True).raw_path_qs
+    if len(target) > 1:
+        text = text.replace(target, _URL_SHOWN)
+    return f"{type(error).__name__}: {_ANY_URL.sub(_URL_SHOWN, text)}".rstrip(": ")
 
 
 def _retry_after(header: str | None) -> float | None:
