@@ -15,15 +15,16 @@ ANYWHERE = CallbackRules(allow_http=True, allow_private=True)
 INNER_V4 = (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
-    "224.0.0.0/4", "240.0.0.0/4",
+    "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32",
 )  # fmt: skip
-"""IANA's special-purpose addresses, and multicast."""
+"""IANA's special-purpose addresses, multicast, and Azure's own."""
 INNER_V6 = (
     "::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16",
     "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
 )  # fmt: skip
 PUBLIC = (
     "1.1.1.1", "93.184.215.14", "172.15.255.255", "172.32.0.0", "192.167.255.255", "100.128.0.0",
+    "168.63.129.15", "168.63.129.17",
     "2606:4700::1111", "2a00:1450:4001:81b::200e", "::ffff:1.1.1.1", "64:ff9b::1.1.1.1",
 )  # fmt: skip
 NO_ADDRESSES = ("", "localhost", "fe80::1%eth0", "2606:4700::1111%eth0", "1.2.3", "0x7f.1", "256.1.1.1")
@@ -105,6 +106,7 @@ def test_a_public_https_url_is_taken(url: str) -> None:
         ("https://127.0.0.1/", ALLOW_PRIVATE),
         ("https://10.1.2.3/", ALLOW_PRIVATE),
         ("https://169.254.169.254/latest/meta-data", ALLOW_PRIVATE),
+        ("https://168.63.129.16/machine/", ALLOW_PRIVATE),
         ("https://0.0.0.0/", ALLOW_PRIVATE),
         ("https://[::1]/", ALLOW_PRIVATE),
         ("https://[::]/", ALLOW_PRIVATE),

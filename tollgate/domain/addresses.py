@@ -32,6 +32,7 @@ _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
         (
+            "168.63.129.16/32",  # Azure's own: each of its machines reaches the host's services there
             "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
             "192.88.99.0/24",  # 6to4 relays, RFC 7526
             "2001::/23",  # IETF protocol assignments: Teredo, ORCHID, benchmarks
