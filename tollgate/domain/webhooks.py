@@ -2,7 +2,8 @@
 
 The form is that of Standard Webhooks (https://www.standardwebhooks.com): an id that is the same for every try of a
 delivery, a time, and a signature over both and the body. The body names the task and says how it ended. Prompt and
-answer are not in it: who wants them asks GET /tasks/{id}, with a key.
+answer are not in it: who wants them asks GET /tasks/{id}, with a key. Of a task that failed, `error.message` may be the
+upstream's own words (500 characters of them at most), and an upstream may repeat a piece of the prompt there.
 """
 
 from __future__ import annotations
