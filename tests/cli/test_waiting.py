@@ -15,6 +15,7 @@ from tollgate.cli import submissions, waiting
 from tollgate.cli.client import Gateway
 from tollgate.cli.connection import Target
 from tollgate.cli.exits import GatewayUnreachableError, RefusedError
+from tollgate.cli.fitting import Fitting
 from tollgate.cli.prompts import Line
 
 Answer = tuple[int, Any] | None
@@ -113,14 +114,14 @@ def line(**task: Any) -> Line:
 
 def test_a_lost_answer_is_asked_for_again_only_with_a_request_id(scripted: Scripted, gateway: Gateway) -> None:
     scripted.answers = [None, None, (202, {"data": [{"id": "t"}]})]
-    (done,) = submissions.submit(gateway, [line(request_id="request-1")])
+    (done,) = submissions.submit(gateway, [line(request_id="request-1")], fitting=Fitting())
     assert done.accepted == {"id": "t"}
     scripted.answers = [None, (202, {"data": [{"id": "t"}]})]
     with pytest.raises(GatewayUnreachableError, match="may have accepted f:1 all the same"):
-        list(submissions.submit(gateway, [line()]))
+        list(submissions.submit(gateway, [line()], fitting=Fitting()))
 
 
 def test_an_unavailable_gateway_is_asked_again(scripted: Scripted, gateway: Gateway) -> None:
     scripted.answers = [(503, {}), (503, {}), (202, {"data": [{"id": "t"}]})]
-    (done,) = submissions.submit(gateway, [line()])
+    (done,) = submissions.submit(gateway, [line()], fitting=Fitting())
     assert done.accepted == {"id": "t"}

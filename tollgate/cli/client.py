@@ -38,6 +38,7 @@ class Gateway:
     def __init__(self, target: Target, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.target = target
         self._sleep = sleep
+        self._told: set[str] = set()
         self._http = httpx2.Client(
             base_url=target.url,
             headers={"Authorization": f"Bearer {target.key}", "User-Agent": f"tollgate-cli/{__version__}"},
@@ -130,13 +131,11 @@ class Gateway:
     def _request(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None
     ) -> httpx2.Response:
-        tries, told = 1, False
+        tries = 1
         while True:
             response = self._send(method, path, params=params, body=body)
             if response.status_code == 429 and response.headers.get("Retry-After"):
-                if not told:
-                    output.note(f"{self._refusal(response)}; waiting for it")
-                told = True
+                self._tell_of_waiting(self._refusal(response))
             elif response.status_code == 503 and tries < UNAVAILABLE_TRIES:
                 tries += 1
             else:
@@ -145,6 +144,13 @@ class Gateway:
         if response.is_success:
             return response
         raise self._refusal(response)
+
+    def _tell_of_waiting(self, refusal: RefusedError) -> None:
+        """Once for each limit: many requests may have to wait for it."""
+        limit = str(refusal.details.get("limit"))
+        if limit not in self._told:
+            output.note(f"{refusal}; waiting for it")
+        self._told.add(limit)
 
     def _send(self, method: str, path: str, *, params: Mapping[str, str] | None, body: Any) -> httpx2.Response:
         headers = {"Content-Type": "application/json"} if body is not None else {}

@@ -1,7 +1,7 @@
 """Hands lines to the gateway in lists, and finds the ones that it refuses, so that the rest goes on.
 
 A list is taken whole or not at all. Where the answer names the task at fault it is set aside, else the list is
-halved until it is found.
+halved until it is found. What a limit of the key never takes at once is cut by `cli.fitting`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from tollgate.cli.client import Gateway, Json
 from tollgate.cli.exits import GatewayUnreachableError, RefusedError
+from tollgate.cli.fitting import NEVER_FITS, Fitting
 from tollgate.cli.prompts import Line
 
 LIST_MAX = 1_000
@@ -48,10 +49,10 @@ def in_lists(lines: Iterable[Line]) -> Iterator[list[Line]]:
         yield group
 
 
-def submit(gateway: Gateway, lines: Sequence[Line]) -> Iterator[Submitted]:
+def submit(gateway: Gateway, lines: Sequence[Line], *, fitting: Fitting) -> Iterator[Submitted]:
     """Submit one list; an outcome for each line, as they become known. Raises for what blames no line."""
     yield from (Submitted(line=line, accepted=None) for line in lines if line.task is None)
-    groups = [[line for line in lines if line.task is not None]]
+    groups = fitting.cut([line for line in lines if line.task is not None])[::-1]
     while groups:
         group = groups.pop()
         if not group:
@@ -59,9 +60,9 @@ def submit(gateway: Gateway, lines: Sequence[Line]) -> Iterator[Submitted]:
         try:
             accepted = _post(gateway, group)
         except RefusedError as error:
-            if error.status not in AT_FAULT:
+            if error.status not in AT_FAULT | {NEVER_FITS}:
                 raise
-            refused, rest = part(group, error)
+            refused, rest = (fitting.part if error.status == NEVER_FITS else part)(group, error)
             yield from (Submitted(line=_refused(line, error), accepted=None) for line in refused)
             groups.extend(reversed(rest))
         else:

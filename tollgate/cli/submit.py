@@ -79,6 +79,10 @@ def submit(
     A line that cannot be used or is refused fails alone: its number and the
     reason go to stderr, and the exit code is 1.
 
+    Where a limit of the key has no room, it waits for it; a list that is longer
+    than the limit of tasks in flight, or asks for more tokens than a minute
+    has, is sent in shorter ones. Those that were accepted are not sent again.
+
     Examples:
       tollgate submit "Why is the sky blue?" --wait
       tollgate submit "Tell me a story." --stream

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from tollgate.cli import answers, exits, output, progress, submissions, waiting
 from tollgate.cli.client import Gateway, Json
+from tollgate.cli.fitting import Fitting
 from tollgate.cli.prompts import Line
 from tollgate.cli.submissions import Submitted
 from tollgate.cli.waiting import Tally
@@ -84,8 +85,9 @@ def run(gateway: Gateway, lines: Iterable[Line], plan: Plan) -> int:
 
 
 def _hand_in(gateway: Gateway, lines: Iterable[Line], course: Course) -> None:
+    fitting = Fitting()
     for group in submissions.in_lists(lines):
-        for one in submissions.submit(gateway, group):
+        for one in submissions.submit(gateway, group, fitting=fitting):
             course.submitted.append(one)
             if one.accepted is None:
                 output.note(f"{one.line.place}: {one.line.problem}")
