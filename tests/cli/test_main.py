@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from tests.acceptance.processes import Processes
 from tests.cli.conftest import Tollgate
 from tollgate import __version__
 from tollgate.cli.app import app
+from tollgate.simulator import SimulatorSettings, settings_json
 
 HEAVY = {"sqlalchemy", "alembic", "celery", "kombu", "zhipuai", "fastapi", "uvicorn", "aiohttp", "httpx2", "redis"}
 
@@ -52,6 +56,24 @@ def test_nobody_there_is_one_line_and_exit_code_3(tollgate: Tollgate) -> None:
     assert "nobody answers at http://127.0.0.1:9 (from TOLLGATE_URL)" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["simulator", "gateway"])
+def test_a_port_in_use_is_a_wrong_usage_with_the_way_out(command: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = Processes(tmp_path).run("tollgate", command, "--port", str(port), environment={})
+    told = f"tollgate: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
+
+
+def test_the_simulator_says_which_models_it_knows_and_how_to_change_its_faults(tollgate: Tollgate) -> None:
+    shown = " ".join(tollgate("simulator", "--help").stdout.split())
+    assert "price at upstream zhipu (TOLLGATE_PRICES_FILE)" in shown
+    given = [settings_json.parse(one.encode()) for one in re.findall(r"PUT \$URL -d '([^']*)'", shown)]
+    assert len(given) == 2
+    for changes in given:
+        settings_json.change(SimulatorSettings(), changes)
 
 
 def test_no_key_is_exit_code_3_with_the_ways_out(tollgate: Tollgate) -> None:

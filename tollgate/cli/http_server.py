@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsError if the port is taken."""
+    """A listening socket. Raises SettingsError where there can be none: the port is taken, or no such address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,8 +44,16 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+        raise cannot_listen(host, port, error) from error
     return listener
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
+    """What to tell of an address that could not be bound."""
+    # asyncio puts words of its own before the system's; the resolver's errors are not the system's.
+    own = isinstance(error, socket.gaierror) or error.errno is None
+    why = error.strerror if own else os.strerror(error.errno or 0)
+    return SettingsError(f"cannot listen on {host}:{port}: {why}; choose another with --port")
 
 
 def address_of(listener: socket.socket) -> str:

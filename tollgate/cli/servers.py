@@ -181,9 +181,16 @@ def simulator(
 ) -> None:
     """Run a stand-in for ZhipuAI's cloud: the v4 wire, deterministic answers, faults on demand, and a bill.
 
-    Any key of the form id.secret works. The bill is at /simulator/bill, all settings at /simulator/settings.
+    It knows the models that have a price at upstream zhipu
+    (TOLLGATE_PRICES_FILE). Any key of the form id.secret works. The bill is at
+    /simulator/bill. GET /simulator/settings shows all settings, PUT changes
+    some: below, half of the calls are answered 1305, and every key 1113.
 
-    Example: tollgate simulator --latency 0.5 --rate-limit 0.1
+    Examples:
+      tollgate simulator --latency 0.5 --rate-limit 0.1
+      URL=http://127.0.0.1:8999/simulator/settings
+      curl -X PUT $URL -d '{"rate_limit_code": "1305", "faults": {"rate_limit": 0.5}}'
+      curl -X PUT $URL -d '{"refuse_keys": {"*": "1113"}}'
     """
     import uvloop
 
@@ -209,6 +216,9 @@ def simulator(
             serve(chosen, prices=prices, host=host, port=port, ready=lambda s: typer.echo(told.format(s.base_url)))
         )
         with http_server.stop_on_signals(serving.cancel), contextlib.suppress(asyncio.CancelledError):
-            await serving
+            try:
+                await serving
+            except OSError as error:
+                raise http_server.cannot_listen(host, port, error) from error
 
     uvloop.run(run())
