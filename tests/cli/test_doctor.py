@@ -13,13 +13,15 @@ import pytest
 
 from tests.cli.conftest import Tollgate, Up
 from tollgate import configuration, settings
-from tollgate.cli.doctor import configured, store, upstreams, workers
+from tollgate.cli.doctor import configured, routes, store, upstreams, workers
 from tollgate.cli.doctor.report import Check
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.routing import Catalog, Model, Route, UpstreamSpec
 from tollgate.simulator import Simulator, SimulatorSettings
-from tollgate.store.leases import WorkerRow
+from tollgate.store import leases
+from tollgate.store.database import Database
+from tollgate.store.leases import RouteLoad, WorkerRow
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 MASTER = "a-master-key-of-the-tests-0123456789abcdef"
@@ -136,14 +138,42 @@ def test_only_a_refused_credential_is_a_failure(status: int, code: str | None, s
     assert upstreams.judged("u", "http://x", status=status, body=body).state == state
 
 
-def test_a_paused_upstream_is_told_with_the_fallback_of_its_routes() -> None:
+def test_a_stuck_route_is_told_with_what_becomes_of_the_tasks_of_each_model() -> None:
     specs = {name: UpstreamSpec(name=name, kind="openai") for name in ("a", "b")}
-    routes = (Route(upstream="a", model="m"), Route(upstream="b", model="m"))
-    routed = Catalog(upstreams=specs, models={"m": Model(name="m", routes=routes)})
-    assert store.fate_of("a", frozenset({"a/m"}), routed) == "its tasks wait; those of a/m go to b/m"
-    assert store.fate_of("a", frozenset({"a/m", "b/m"}), routed) == "its tasks wait"
-    assert store.fate_of("a", frozenset(), routed) == "its tasks wait"
-    assert store.fate_of("a", frozenset({"a/m"}), None) == "its tasks wait"
+    here, there = (Route(upstream=name, model="m") for name in ("a", "b"))
+    models = [
+        Model(name="both", routes=(here, there)),
+        Model(name="one", routes=(here,)),
+        Model(name="never", routes=(here, there), fallback_on=frozenset()),
+        Model(name="other", routes=(there,)),
+    ]
+    routed = Catalog(upstreams=specs, models={model.name: model for model in models})
+    assert routes.check(frozenset(), routed).state == "ok"
+    one = routes.check({"a/m"}, routed)
+    assert (one.state, one.found) == ("warn", "nobody can call a/m: tasks of both go to b/m, tasks of one, never wait")
+    assert one.fix
+    both = routes.check({"a/m", "b/m"}, routed).found
+    assert both == (
+        "nobody can call a/m: tasks of both, one, never wait; nobody can call b/m: tasks of both, never, other wait"
+    )
+    assert routes.check({"a/m"}, None).found == "nobody can call a/m" == routes.check({"a/m"}, NO_MODELS).found
+
+
+NO_MODELS = Catalog(upstreams={}, models={})
+
+
+async def test_a_route_is_stuck_by_what_the_workers_say_whatever_is_paused(
+    database: Database, database_url: str
+) -> None:
+    async with database.write() as connection:
+        here = new_id()
+        await leases.register(connection, here, name="w", lanes=("cloud.bulk",), now=NOW)
+        load = {"a/m": RouteLoad(settled=0, free=1, blocked=True), "b/m": RouteLoad(settled=0, free=1)}
+        await leases.renew(connection, here, load=load, now=NOW)
+    loaded = settings.load({"TOLLGATE_DATABASE_URL": database_url}, dotenv_path=Path("absent"))
+    checks = {check.name: check for check in await store.check(loaded, None, slow=False)}
+    assert checks["routes"].found == "nobody can call a/m"
+    assert checks["pauses"].found == "no upstream is paused"
 
 
 Ask = Callable[..., list[Check]]

@@ -1,4 +1,4 @@
-"""The database, its schema, the master key, and what it knows of workers and pauses."""
+"""The database, its schema, the master key, and what it knows of workers, pauses and routes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 from datetime import UTC, datetime
 
 from tollgate.cli import installation
-from tollgate.cli.doctor import webhooks, workers
+from tollgate.cli.doctor import routes, webhooks, workers
 from tollgate.cli.doctor.configured import masked_url
 from tollgate.cli.doctor.report import Check, fail, ok, warn
 from tollgate.cli.output import count
-from tollgate.domain import fallbacks
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.routing import Catalog
 from tollgate.settings import Settings
@@ -42,7 +41,8 @@ async def check(settings: Settings, catalog: Catalog | None, *, slow: bool) -> l
         if checks[-1].state == "ok":
             checks.append(await _master(database, settings))
             checks.extend(await _workers(database, settings, catalog, slow=slow))
-            checks.extend(await _pauses(database, catalog))
+            checks.extend(await _pauses(database))
+            checks.append(await _routes(database, catalog))
             checks.extend(await _webhooks(database, settings))
         return checks
     finally:
@@ -103,13 +103,16 @@ async def _workers(database: Database, settings: Settings, catalog: Catalog | No
     return workers.check(before, catalog, now=datetime.now(UTC), advanced=advanced, start=start)
 
 
-async def _pauses(database: Database, catalog: Catalog | None) -> list[Check]:
+async def _pauses(database: Database) -> list[Check]:
     async with database.read() as connection:
         found = await pauses.read(connection)
+    return [_pause(one) for one in found] or [ok("pauses", "no upstream is paused")]
+
+
+async def _routes(database: Database, catalog: Catalog | None) -> Check:
+    async with database.read() as connection:
         stuck = leases.stuck_routes(await leases.alive(connection))
-    return [_pause(one, fate_of(one.upstream, stuck, catalog)) for one in found] or [
-        ok("pauses", "no upstream is paused")
-    ]
+    return routes.check(stuck, catalog)
 
 
 async def _webhooks(database: Database, settings: Settings) -> list[Check]:
@@ -124,19 +127,11 @@ async def _webhooks(database: Database, settings: Settings) -> list[Check]:
     return webhooks.check(waiting, found, masters=masters, now=now)
 
 
-def fate_of(upstream: str, stuck: frozenset[str], catalog: Catalog | None) -> str:
-    """What becomes of the tasks of a paused upstream."""
-    theirs = sorted(route for route in stuck if route.partition("/")[0] == upstream)
-    gone = {route: sorted(fallbacks.targets(catalog, route, stuck=stuck)) for route in theirs} if catalog else {}
-    moved = [f"those of {route} go to {', '.join(there)}" for route, there in gone.items() if there]
-    return "; ".join(["its tasks wait", *moved])
-
-
-def _pause(one: Pause, fate: str) -> Check:
+def _pause(one: Pause) -> Check:
     fix = PAUSE_FIXES.get(one.reason, "see the upstream's account")
     since = one.since.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
     return warn(
         f"pause {one.upstream}",
-        f"{one.credential or 'without a key'}: {one.reason}, since {since} UTC; {fate}",
+        f"{one.credential or 'without a key'}: {one.reason}, since {since} UTC",
         fix=f"{fix}; one task a minute tries again and lifts it",
     )
