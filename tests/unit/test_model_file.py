@@ -180,7 +180,13 @@ OPENAI = '[[upstream]]\nname = "vllm"\nkind = "openai"\nbase_url = "http://h/v1"
             ["'glm-x'", "fallback_on names 'outages'", "overload, outage, pause, rate_limit, or [] for never"],
         ),
         (UPSTREAM + MODEL + 'fallback_on = "outage"', ["fallback_on must be a list"]),
-        (UPSTREAM + MODEL + "fallback_after = 0", ["fallback_after is 0", "1 or more"]),
+        (
+            UPSTREAM + '[[model]]\nname = "m"\nroutes = "cloud/glm-x"',
+            ["'m'", 'routes must be a list; write routes = ["cloud/glm-x"]'],
+        ),
+        (UPSTREAM + '[[model]]\nname = "m"\nroutes = []', ["routes is missing or empty"]),
+        (UPSTREAM + MODEL + "fallback_after = 0", ["fallback_after is 0", "from 1 to 100"]),
+        (UPSTREAM + MODEL + "fallback_after = 101", ["fallback_after is 101", "from 1 to 100"]),
         (UPSTREAM + MODEL + "max_tokens = 5", ["'glm-x'", "unknown key 'max_tokens'"]),
     ],
 )

@@ -23,6 +23,8 @@ from tollgate.domain.routing import (
 from tollgate.domain.states import OnUncertain
 from tollgate.domain.toml_table import Table, parse_toml
 
+MAX_FALLBACK_AFTER = 100
+"""Tries on one route; who means never writes fallback_on = []."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 _FILE_KEYS = frozenset({"upstream", "model"})
@@ -163,7 +165,7 @@ def _model(table: Table, *, upstreams: dict[str, UpstreamSpec]) -> Model:
         aliases=tuple(_model_name(table, alias) for alias in table.texts("aliases")),
         deprecated=table.optional_text("deprecated"),
         fallback_on=_fallback_on(table),
-        fallback_after=table.count("fallback_after", default=2, least=1),
+        fallback_after=table.count("fallback_after", default=2, least=1, most=MAX_FALLBACK_AFTER),
     )
 
 
@@ -185,7 +187,10 @@ def _model_name(table: Table, name: str) -> str:
 
 def _routes(table: Table, *, upstreams: dict[str, UpstreamSpec]) -> tuple[Route, ...]:
     written = table.values.get("routes")
-    if not isinstance(written, list) or not written:
+    if written and not isinstance(written, list):
+        example = written if isinstance(written, str) else "upstream/model"
+        table.fail(f'routes must be a list; write routes = ["{example}"]')
+    if not written:
         table.fail('routes is missing or empty; write routes = ["upstream/model"]')
     routes = tuple(_route(table, item, upstreams=upstreams) for item in written)
     ids = [route.id for route in routes]

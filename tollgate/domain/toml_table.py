@@ -83,18 +83,20 @@ class Table:
             self.fail(f"{key} is {_shown(value)}; write one of: {', '.join(allowed)}")
         return str(value)
 
-    def optional_count(self, key: str, *, least: int = 0) -> int | None:
-        """A whole number of at least `least`, or None if absent."""
+    def optional_count(self, key: str, *, least: int = 0, most: int | None = None) -> int | None:
+        """A whole number of at least `least` and at most `most`, or None if absent."""
         value = self.values.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fail(f"{key} is {_shown(value)}; write a whole number, {least} or more")
-        return value
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and least <= value and (most is None or value <= most)):
+            allowed = f", {least} or more" if most is None else f" from {least} to {most}"
+            self.fail(f"{key} is {_shown(value)}; write a whole number{allowed}")
+        return int(value)
 
-    def count(self, key: str, *, default: int, least: int = 0) -> int:
-        """A whole number of at least `least`; `default` if absent."""
-        value = self.optional_count(key, least=least)
+    def count(self, key: str, *, default: int, least: int = 0, most: int | None = None) -> int:
+        """The same; `default` if absent."""
+        value = self.optional_count(key, least=least, most=most)
         return default if value is None else value
 
     def seconds(self, key: str, *, default: float) -> float:
