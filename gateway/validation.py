@@ -28,6 +28,10 @@ def explain_query(problem: Mapping[str, Any]) -> InvalidRequestError:
     name, message = str(problem["loc"][-1]), problem["msg"]
     if problem["type"] == "extra_forbidden":
         return InvalidRequestError(f"{name}: there is no such parameter here", field=name, code="1210")
+    if problem["type"] == "uuid_parsing":
+        return InvalidRequestError(
+            f"{name}: {problem['input']!r} is no id", field=name, allowed="an id, as lists show it"
+        )
     return InvalidRequestError(f"{name}: {message}", field=name, allowed=_rule(message))
 
 
@@ -36,13 +40,20 @@ def _explained(problem: Mapping[str, Any], schema: type[pydantic.BaseModel], at:
     named = problem.get("ctx", {}).get("field")
     path = named.split(".") if named else [str(part) for part in problem["loc"] if not _is_branch(part)]
     known = schema.model_fields.get(path[0]) if path else None
+    allowed = known.description if known else None
     return InvalidRequestError(
-        f"{at}{'.'.join(path) or 'body'}: {problem['msg'].removeprefix('Value error, ')}",
+        f"{at}{'.'.join(path) or 'body'}: {_told(problem, allowed)}",
         field=f"{at}{'.'.join(path)}",
-        allowed=known.description if known else None,
+        allowed=allowed,
         # Null means not given.
         code=MISSING if problem["type"] == "missing" or problem["input"] is None else INVALID,
     )
+
+
+def _told(problem: Mapping[str, Any], allowed: str | None) -> str:
+    if problem["type"] == "string_pattern_mismatch" and allowed:
+        return "this text is not allowed here"  # `allowed` says it in words, pydantic as a regular expression
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _is_branch(part: str | int) -> bool:

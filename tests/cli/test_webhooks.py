@@ -48,7 +48,8 @@ def test_an_endpoint_is_made_listed_and_deleted(project: Tollgate) -> None:
     assert (listed["url"], listed["events"], listed["description"]) == (URL, ["task.expired", "task.failed"], "alarm")
     shown = project("webhooks", "list").stdout
     assert re.search(rf"{listed['id']} +{re.escape(URL)} +task\.expired, task\.failed +alarm .* active", shown)
-    assert project("webhooks", "secret", listed["id"]).stdout == made.stdout
+    (again,) = re.findall(r"`tollgate (webhooks secret [^`]*)`", made.stderr)
+    assert project(*again.split()).stdout == made.stdout
     assert project("webhooks", "delete", listed["id"]).stdout.startswith(f"webhook {listed['id']} is deleted")
     assert project("webhooks", "list", "--json").json == []
     refused(project("webhooks", "delete", listed["id"]), "no webhook", code=1)
@@ -105,15 +106,33 @@ def test_a_task_is_submitted_with_a_callback_url(project: Tollgate) -> None:
         (("create", "https://127.0.0.1/"), "TOLLGATE_WEBHOOKS_ALLOW_PRIVATE", 2),
         (("create", URL, "--events", "task.started"), "events", 2),
         (("create", URL, "--events", ""), "events", 2),
+        (
+            ("create", URL, "--description", "x" * 257),
+            "description: this text is not allowed here (allowed: 1 to 256",
+            2,
+        ),
         (("test", "no-such"), "no webhook 'no-such'", 1),
         (("enable", "no?such#one"), "no webhook", 1),
         (("redeliver", "no-such"), "no delivery 'no-such'", 1),
         (("deliveries", "--state", "sent"), "state", 2),
-        (("deliveries", "--webhook", "x"), "webhook", 2),
+        (("test", ""), "no webhook ''", 1),
+        (("delete", ""), "no webhook ''", 1),
+        (("secret", ""), "no webhook ''", 1),
+        (("redeliver", ""), "no delivery ''", 1),
+        (("deliveries", "--webhook", "nope"), "no webhook 'nope'", 1),
+        (("deliveries", "--task", "nope"), "no task 'nope'", 1),
+        (("deliveries", "--after", ""), "no delivery ''", 1),
     ],
 )
 def test_what_is_wrong_is_told(project: Tollgate, arguments: tuple[str, ...], told: str, code: int) -> None:
     refused(project("webhooks", *arguments), told, code=code)
+
+
+@pytest.mark.parametrize("name", ["task.bogus", "webhook.test"])
+def test_only_events_that_can_be_chosen_are_offered(project: Tollgate, name: str) -> None:
+    ended = project("webhooks", "create", URL, "--events", f"task.failed,{name}")
+    refused(ended, f"'{name}' is no event that can be chosen (allowed: a list of events (task.succeeded, ", code=2)
+    assert ended.stderr.count("webhook.test") == (name == "webhook.test")
 
 
 def test_a_wrong_callback_url_fails_its_line(project: Tollgate) -> None:

@@ -55,14 +55,19 @@ async def test_v4_answers_what_is_no_route_in_its_own_form(
 
 
 @pytest.mark.parametrize(
-    ("query", "field", "allowed"),
-    [("wait=soon", "wait", "a valid number"), ("wait=301", "wait", "less than or equal to 300")],
+    ("asked", "field", "allowed"),
+    [
+        ("/tasks/x?wait=soon", "wait", "a valid number"),
+        ("/tasks/x?wait=301", "wait", "less than or equal to 300"),
+        ("/tasks?after=nope", "after", "an id, as lists show it"),
+        ("/webhooks/deliveries?webhook=nope", "webhook", "an id, as lists show it"),
+    ],
 )
 async def test_a_wrong_query_parameter_says_what_is_allowed(
-    sqlite_gate: Gate, query: str, field: str, allowed: str
+    sqlite_gate: Gate, asked: str, field: str, allowed: str
 ) -> None:
     caller = await sqlite_gate.caller()
-    refused = refusal(await caller.send("GET", f"/tasks/x?{query}"), 400)
+    refused = refusal(await caller.send("GET", asked), 400)
     assert (refused["field"], refused["allowed"]) == (field, allowed)
 
 

@@ -28,6 +28,16 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
+def an_id(text: str, *, kind: str) -> str:
+    """`text`, which can name one. Raises NotFoundError for what is no id at all."""
+    from tollgate.domain.errors import NotFoundError
+    from tollgate.domain.ids import parse_id
+
+    if parse_id(text) is None:
+        raise NotFoundError(kind, text)
+    return text
+
+
 def tell_queued(made: Json, *, as_json: bool) -> None:
     """Of a delivery that was asked for."""
     if as_json:
@@ -49,10 +59,9 @@ def redeliver(
     Examples:
       tollgate webhooks redeliver 01a20464-51f8-709a-b8cb-cc506b33e5ae
     """
-    from tollgate.cli.client import segment
-
+    path = f"/webhooks/deliveries/{an_id(delivery_id, kind='delivery')}/redeliver"
     with options.gateway(url=url, key=key, data=data) as gateway:
-        made = gateway.ask("POST", f"/webhooks/deliveries/{segment(delivery_id)}/redeliver")
+        made = gateway.ask("POST", path)
     tell_queued(made, as_json=as_json)
 
 
@@ -77,14 +86,10 @@ def deliveries(
       tollgate webhooks deliveries --state failed
       tollgate webhooks deliveries --task 01a20464-51f8-709a-b8cb-cc506b33e5ae --json
     """
-    given = {
-        "webhook": webhook,
-        "task": task,
-        "state": state,
-        "limit": str(PAGE_MAX if every else limit),
-        "after": after,
-    }
-    filters = {name: value for name, value in given.items() if value is not None}
+    ids = {"webhook": (webhook, "webhook"), "task": (task, "task"), "after": (after, "delivery")}
+    filters = {name: an_id(text, kind=kind) for name, (text, kind) in ids.items() if text is not None}
+    filters |= {"state": state} if state is not None else {}
+    filters["limit"] = str(PAGE_MAX if every else limit)
     page: Json = {}
     with options.gateway(url=url, key=key, data=data) as gateway:
         for page in _pages(gateway, filters, every=every):

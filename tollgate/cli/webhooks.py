@@ -53,7 +53,8 @@ def create(
     if as_json:
         output.json_line(made)
         return
-    output.note(f"webhook {made['id']} is told of {_events(made)}. Its secret (`tollgate webhooks secret`):")
+    again = f"tollgate webhooks secret {made['id']}"
+    output.note(f"webhook {made['id']} is told of {_events(made)}. Its secret, which `{again}` prints again:")
     print(made["secret"])
 
 
@@ -160,7 +161,5 @@ def _events(one: Json) -> str:
     return ", ".join(one["events"] or ["all events"])
 
 
-def _path(*parts: str) -> str:
-    from tollgate.cli.client import segment
-
-    return "/".join(("/webhooks", *map(segment, parts)))
+def _path(webhook_id: str, *action: str) -> str:
+    return "/".join(("/webhooks", deliveries.an_id(webhook_id, kind="webhook"), *action))
