@@ -70,7 +70,12 @@ def _create_deliveries() -> None:
         sa.Column("project_id", sa.Uuid(), nullable=False),
         sa.Column("webhook_id", sa.Uuid(), comment="null: to the callback_url in `url`"),
         sa.Column("url", sa.Text()),
-        sa.Column("host", sa.Text(), nullable=False, comment="of the URL: what is in flight is bounded by host"),
+        sa.Column(
+            "host",
+            sa.Text(),
+            nullable=False,
+            comment="of the URL, and the project: what is in flight is bounded by both",
+        ),
         sa.Column("task_id", sa.Uuid()),
         sa.Column("batch_id", sa.Uuid()),
         sa.Column("event", sa.String(32), nullable=False),

@@ -16,7 +16,7 @@ from tollgate.domain.errors import InvalidRequestError, NotFoundError
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import Key
-from tollgate.domain.webhooks import MAX_ENDPOINTS, DeliveryState
+from tollgate.domain.webhooks import MAX_ENDPOINTS, DeliveryState, place_of
 from tollgate.store import cancels, deliveries, sending, settlements, webhooks
 from tollgate.store.database import Database, WriteConnection
 from tollgate.store.deliveries import Delivery, Filter
@@ -204,7 +204,11 @@ async def test_one_asked_for_again_while_it_is_sent_is_sent_again(database: Data
     await end(database, key, "succeeded", callback_url=URL)
     async with database.write() as connection:
         (claimed,) = await sending.claim(
-            connection, {"hooks.example": 1}, limit=1, now=seeds.later(9), master=seeds.MASTER
+            connection,
+            {place_of("https://hooks.example/", key.project_id): 1},
+            limit=1,
+            now=seeds.later(9),
+            master=seeds.MASTER,
         )
         await deliveries.redeliver(connection, claimed.id, project_id=key.project_id, now=seeds.later(10))
         tried = sending.Tried(
@@ -212,30 +216,36 @@ async def test_one_asked_for_again_while_it_is_sent_is_sent_again(database: Data
         )
         await sending.settle(connection, [tried])
         (again,) = await sending.claim(
-            connection, {"hooks.example": 1}, limit=1, now=seeds.later(11), master=seeds.MASTER
+            connection,
+            {place_of("https://hooks.example/", key.project_id): 1},
+            limit=1,
+            now=seeds.later(11),
+            master=seeds.MASTER,
         )
     assert (again.id, again.tries, again.round_tries, again.first_tried_at) == (claimed.id, 2, 1, seeds.later(11))
 
 
 async def test_hosts_are_found_by_what_is_due_and_take_turns(database: Database) -> None:
     key = await seeds.a_key(database)
+    a, b, c = (place_of(f"https://{name}.example/", key.project_id) for name in "abc")
     for host in "acb":
         for _ in range(3):
             await end(database, key, "succeeded", callback_url=f"https://{host}.example/")
     async with database.write() as connection:
-        await sending.claim(connection, {"b.example": 3}, limit=3, now=seeds.later(9), master=seeds.MASTER)
+        await sending.claim(connection, {b: 3}, limit=3, now=seeds.later(9), master=seeds.MASTER)
         assert await sending.hosts_due(connection, now=seeds.later(8)) == []
-        assert await sending.hosts_due(connection, now=seeds.later(9)) == ["a.example", "c.example"]
-        assert await sending.hosts_due(connection, now=seeds.later(9), after="a.example") == ["c.example", "a.example"]
+        assert await sending.hosts_due(connection, now=seeds.later(9)) == [a, c]
+        assert await sending.hosts_due(connection, now=seeds.later(9), after=a) == [c, a]
         later = seeds.later(9 + sending.LEASE.total_seconds())
-        assert await sending.hosts_due(connection, now=later) == ["a.example", "b.example", "c.example"]
+        assert await sending.hosts_due(connection, now=later) == [a, b, c]
 
 
 async def test_a_claim_takes_no_more_than_its_limit_and_each_hosts_share(database: Database) -> None:
     key = await seeds.a_key(database)
+    a, b, c = (place_of(f"https://{name}.example/", key.project_id) for name in "abc")
     for host in "aabbbcc":
         await end(database, key, "succeeded", callback_url=f"https://{host}.example/")
-    shares = {"b.example": 2, "a.example": 9, "c.example": 9}
+    shares = {b: 2, a: 9, c: 9}
     async with database.write() as connection:
         claimed = await sending.claim(connection, shares, limit=5, now=seeds.later(9), master=seeds.MASTER)
     assert sorted(one.host[0] for one in claimed) == ["a", "a", "b", "b", "c"]
@@ -243,6 +253,7 @@ async def test_a_claim_takes_no_more_than_its_limit_and_each_hosts_share(databas
 
 async def test_two_that_claim_of_the_same_new_projects_do_not_wait_for_each_other(postgres: Database) -> None:
     low, high = sorted([await seeds.a_key(postgres, project=name) for name in "ab"], key=lambda key: key.project_id)
+    a, b = place_of("https://a.example/", high.project_id), place_of("https://b.example/", low.project_id)
     for key, host in ((high, "a.example"), (low, "b.example")):
         for _ in range(2):
             await end(postgres, key, "succeeded", callback_url=f"https://{host}/")
@@ -253,13 +264,13 @@ async def test_two_that_claim_of_the_same_new_projects_do_not_wait_for_each_othe
 
     async def claim_both() -> list[sending.Claimed]:
         async with postgres.write() as connection:
-            return await claim(connection, "a.example", "b.example")
+            return await claim(connection, a, b)
 
     async with postgres.write() as connection:
-        assert [one.project_id for one in await claim(connection, "b.example")] == [low.project_id]
+        assert [one.project_id for one in await claim(connection, b)] == [low.project_id]
         other = asyncio.create_task(claim_both())
         await seeds.until_waiting(postgres)
-        assert [one.project_id for one in await claim(connection, "a.example")] == [high.project_id]
+        assert [one.project_id for one in await claim(connection, a)] == [high.project_id]
     assert {one.project_id for one in await other} == {low.project_id, high.project_id}
 
 
@@ -303,7 +314,11 @@ async def test_deliveries_settle_in_one_statement_and_only_while_their_lease_sta
         await end(database, key, "succeeded", callback_url=URL)
     async with database.write() as connection:
         claimed = await sending.claim(
-            connection, {"hooks.example": 9}, limit=9, now=seeds.later(9), master=seeds.MASTER
+            connection,
+            {place_of("https://hooks.example/", key.project_id): 9},
+            limit=9,
+            now=seeds.later(9),
+            master=seeds.MASTER,
         )
         tried = [
             sending.Tried(
@@ -319,3 +334,12 @@ async def test_deliveries_settle_in_one_statement_and_only_while_their_lease_sta
         await sending.settle(connection, tried)
     states = {row.id: row.state for row in await seeds.rows_of(database, webhook_deliveries)}
     assert [states[one.id] for one in claimed] == ["delivered", "delivered", "pending"]
+
+
+async def test_projects_do_not_share_what_they_may_send_to_one_host(database: Database) -> None:
+    keys = [await seeds.a_key(database, project=name) for name in "ab"]
+    for key in keys:
+        await end(database, key, "succeeded", callback_url="https://same.example/")
+    places = sorted(place_of("https://same.example/", key.project_id) for key in keys)
+    async with database.read() as connection:
+        assert await sending.hosts_due(connection, now=seeds.later(9)) == places

@@ -52,9 +52,9 @@ def test_the_callback_url_and_every_endpoint_that_wants_it_get_one_each() -> Non
         )
     )
     assert [(one.webhook_id, one.url, one.host) for one in told] == [
-        (None, "https://Own.example:8443/cb", "own.example"),
-        (UUID(int=2), None, "r2.example"),
-        (UUID(int=4), None, "r4.example"),
+        (None, "https://Own.example:8443/cb", f"own.example:8443 {PROJECT.hex}"),
+        (UUID(int=2), None, f"r2.example {PROJECT.hex}"),
+        (UUID(int=4), None, f"r4.example {PROJECT.hex}"),
     ]
     assert {one.task_id for one in told} == {UUID(int=9)}
     assert len({one.id for one in told}) == 3

@@ -23,7 +23,15 @@ from tollgate.domain.errors import SettingsError
 from tollgate.domain.keys import MasterKey
 from tollgate.domain.routing import Catalog
 from tollgate.domain.tasks import Key
-from tollgate.domain.webhooks import DeliveryState, Event, callback_secret, deliveries, endpoint_secret, message_id
+from tollgate.domain.webhooks import (
+    DeliveryState,
+    Event,
+    callback_secret,
+    deliveries,
+    endpoint_secret,
+    message_id,
+    place_of,
+)
 from tollgate.settings import load
 from tollgate.store import deliveries as delivery_store
 from tollgate.store import rows, sending, webhooks
@@ -477,7 +485,11 @@ class TestSideBySide:
         await station.ended()
         async with station.database.write() as connection:
             (claimed,) = await sending.claim(
-                connection, {"127.0.0.1": 9}, limit=9, now=station.clock.now, master=MASTER.fingerprint
+                connection,
+                {place_of(f"{station.receiver.url}/hook", station.key.project_id): 9},
+                limit=9,
+                now=station.clock.now,
+                master=MASTER.fingerprint,
             )
         assert await station.send() == 0, "it is in other hands"
         station.clock.pass_by(seconds=sending.LEASE.total_seconds())
@@ -489,7 +501,11 @@ class TestSideBySide:
         await station.ended()
         async with station.database.write() as connection:
             (claimed,) = await sending.claim(
-                connection, {"127.0.0.1": 9}, limit=9, now=station.clock.now, master=MASTER.fingerprint
+                connection,
+                {place_of(f"{station.receiver.url}/hook", station.key.project_id): 9},
+                limit=9,
+                now=station.clock.now,
+                master=MASTER.fingerprint,
             )
         station.clock.pass_by(seconds=sending.LEASE.total_seconds())
         await station.send()

@@ -103,8 +103,8 @@ def check_url(url: str, *, rules: CallbackRules, field: str) -> None:
 
 
 def host_of(url: str) -> str:
-    """Of a checked URL: its endpoints at one host share what may be in flight there."""
-    return urlsplit(url).hostname or ""
+    """Of a checked URL, with its port where it names one."""
+    return urlsplit(url).netloc.lower()
 
 
 def _split(url: str, field: str) -> SplitResult:

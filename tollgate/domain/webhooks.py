@@ -79,6 +79,7 @@ class NewDelivery:
     """None: it goes to `url`, the callback_url of its task or batch."""
     url: str | None
     host: str
+    """Of the URL, and the project: what is in flight is bounded by both."""
     task_id: UUID | None
     batch_id: UUID | None
     event: Event
@@ -109,12 +110,17 @@ def deliveries(
             project_id=project_id,
             webhook_id=webhook_id,
             url=url if webhook_id is None else None,
-            host=host_of(url),
+            host=place_of(url, project_id),
             task_id=task_id,
             batch_id=batch_id,
             event=event,
             created_at=now,
         )
+
+
+def place_of(url: str, project_id: UUID) -> str:
+    """Whose deliveries share what may be in flight: a project cannot hold up what others send to the same host."""
+    return f"{host_of(url)} {project_id.hex}"
 
 
 def wants(endpoint: Endpoint, event: Event) -> bool:

@@ -531,7 +531,7 @@ webhook_deliveries = sa.Table(
     required("project_id", sa.Uuid, sa.ForeignKey("projects.id")),
     sa.Column("webhook_id", sa.Uuid, sa.ForeignKey("webhooks.id"), comment="null: to the callback_url in `url`"),
     sa.Column("url", sa.Text),
-    required("host", sa.Text, comment="of the URL: what is in flight is bounded by host"),
+    required("host", sa.Text, comment="of the URL, and the project: what is in flight is bounded by both"),
     sa.Column("task_id", sa.Uuid),
     sa.Column("batch_id", sa.Uuid),
     required("event", sa.String(32)),
