@@ -307,7 +307,8 @@ async def test_readyz_tells_how_many_wait(gate: Gate, caller: Caller) -> None:
     assert (await gate.http.get("/readyz")).json()["webhooks"] == {"due": 1, "due_since": waiting["created_at"]}
     async with gate.database.write() as connection:
         now = datetime.now(UTC)
-        (claimed,) = await sending.claim(connection, {"hooks.example": 1}, limit=1, now=now, master=seeds.MASTER)
+        hosts = dict.fromkeys(await sending.hosts_due(connection, now=now), 1)
+        (claimed,) = await sending.claim(connection, hosts, limit=1, now=now, master=seeds.MASTER)
         tried = sending.Tried(id=claimed.id, tries=1, state=DeliveryState.DELIVERED, not_before=now, ended_at=now)
         await sending.settle(connection, [tried])
     assert (await gate.http.get("/readyz")).json()["webhooks"]["due"] == 0
