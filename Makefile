@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 SDKS := $(patsubst tests/sdks/%.txt,$(VENV)/sdks/%/.installed,$(wildcard tests/sdks/*.txt))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check chaos bench clean
-# Tests wait more than they compute: two at a time take two thirds of the time. PARALLEL=0: one by one.
-PARALLEL ?= 2
+.PHONY: help demo test check chaos bench bench-local clean
+# Those that wait for deaths and outages leave most of a core to others. PARALLEL=0: one by one.
+PARALLEL ?= 4
 MINUTES ?= 5
+LINES ?= 100000
+# Tests start Python hundreds of times: what was compiled once is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,8 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "installing the development tools into $(VENV) ..."
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@echo "installing the development tools, and torch for local inference, into $(VENV) ..."
+	@$(PIP) install -c constraints.txt -e '.[dev,local,quantization]'
 	@touch $@
 
 # SDKs that cannot be installed beside zhipuai 2.x, each in an environment of its own.
@@ -45,12 +48,16 @@ demo: $(VENV)/.installed ## Start the embedded gateway, submit examples/prompts.
 test: $(VENV)/.installed-dev $(SDKS) ## Set up and run every test
 	@$(BIN)/python -m pytest -n $(PARALLEL) --dist loadgroup $(PYTEST_ARGS)
 
-chaos: $(VENV)/.installed-dev ## Kill, freeze, cut and flush real processes at random for MINUTES (5); CHAOS_SEED=n repeats a run
+chaos: $(VENV)/.installed-dev ## Kill, freeze, cut and flush real processes at random for MINUTES (5), and under a batch of LINES (100000); CHAOS_SEED=n repeats a run
 	@TOLLGATE_CHAOS_SECONDS=$$(( $(MINUTES) * 60 )) TOLLGATE_CHAOS_SEED=$(CHAOS_SEED) \
 		$(BIN)/python -m pytest -s --timeout 0 tests/chaos/test_random.py
+	@TOLLGATE_CHAOS_LINES=$(LINES) $(BIN)/python -m pytest -s --timeout 0 tests/chaos/test_batches.py
 
 bench: $(VENV)/.installed-bench ## Measure every promised speed beside its peer (PostgreSQL, Redis, wrk); BENCH="S1 S2": those
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+bench-local: $(VENV)/.installed-dev ## Measure local inference on models made on the spot (a GPU where there is one); BENCH="L2 L5": those
+	@$(BIN)/python -m benchmarks.local $(BENCH)
 
 check: $(VENV)/.installed-dev ## ruff, mypy, import-linter, migrations in step
 	@$(BIN)/ruff check .

@@ -2,9 +2,9 @@
 
     python -m benchmarks [NAME ...] [--runs 3] [--seconds 5] [--markdown]
 
-NAME is S1 to S10, T1 and T2 (streams), W (waiting), L (learned concurrency) or P (polling); without any, all. Needs
-wrk, PostgreSQL and Redis: databases of its own are made on TOLLGATE_TEST_DATABASE_URL and TOLLGATE_TEST_REDIS_URL, by
-default the local default ports, and dropped.
+NAME is S1 to S10, T1 and T2 (streams), W (waiting), L (learned concurrency), P (polling) or B1 to B3 (batches);
+without any, all. Needs wrk, PostgreSQL and Redis: databases of its own are made on TOLLGATE_TEST_DATABASE_URL and
+TOLLGATE_TEST_REDIS_URL, by default the local default ports, and dropped.
 Each benchmark warms up, runs several times beside its peer, and stops what it started. Exits 1 where a target is
 missed. Machines differ and are noisy: the ratios are what is promised.
 """
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks import (
     accounts,
+    batches,
     embedded,
     end_to_end,
     in_flight,
@@ -54,6 +55,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "W": waits.many,
     "L": learned_limit.limits,
     "P": polling.rounds,
+    "B1": batches.taken_in,
+    "B2": batches.fetched,
+    "B3": batches.behind,
 }
 
 

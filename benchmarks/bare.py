@@ -17,7 +17,7 @@ from typing import Any
 import fastapi
 import uvloop
 
-from gateway.dialects.native.parse import TaskBody
+from gateway.task_body import TaskBody
 from tollgate.cli import http_server
 
 

@@ -37,6 +37,7 @@ PAID_MAX_TOKENS = 200
 """The longest answer that is asked for where answers are really bought."""
 START_S = 60.0
 STOP_S = 20.0
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> int:
@@ -67,21 +68,34 @@ def demonstrate(folder: Path, *, simulated: bool) -> int:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[dict[str, Any]]:
     """`tollgate up` on a free port with `folder` as its data; gives what /readyz says, and stops it at the end."""
-    print("starting `tollgate up` ...")
+    print("starting `tollgate up` ...", flush=True)
     log = folder / "up.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(  # noqa: S603  # our own command
-            [TOLLGATE, "up", "--port", "0"],
-            cwd=folder,
-            env=_environment(folder),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this script, which then stops the server itself
-        )
-    try:
+    with log.open("wb") as output, contextlib.ExitStack() as started:
+        with _interrupts_at_the_end():
+            server = subprocess.Popen(  # noqa: S603  # our own command
+                [TOLLGATE, "up", "--port", "0"],
+                cwd=folder,
+                env=_environment(folder),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for this script, which then stops the server itself
+            )
+            started.callback(_stop, server)
         yield _wait_until_ready(server, DataFolder(folder / "data"), log=log)
+
+
+@contextlib.contextmanager
+def _interrupts_at_the_end() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: raised inside `Popen`, they would leave it running."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda one, _: came.append(one)) for number in INTERRUPTS}
+    try:
+        yield
     finally:
-        _stop(server)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def print_estimate(prompts: Path) -> None:

@@ -43,7 +43,7 @@ def create_app(services: Services | None = None) -> fastapi.FastAPI:
     # A redirect to the path without its last slash would be no help: ZhipuAI's SDKs do not follow any.
     app = fastapi.FastAPI(title="Tollgate", version=tollgate.__version__, lifespan=lifespan, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _unrouted)
-    for router in (*native.ROUTERS, *zhipu_v3.ROUTERS, zhipu_v4.router, *openai.ROUTERS, health.router):
+    for router in (*native.ROUTERS, *zhipu_v3.ROUTERS, *zhipu_v4.ROUTERS, *openai.ROUTERS, health.router):
         # Not include_router: what it includes is matched once more for each request, which costs 40 us.
         app.router.routes.extend(router.routes)
     described = functools.cache(

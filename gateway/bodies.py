@@ -17,12 +17,14 @@ async def read_json(request: fastapi.Request, *, max_bytes: int) -> Any:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"the body is not JSON: {error}", field="body", allowed="JSON", code="1210") from None
-    _require_shallow(parsed)
+    require_shallow(parsed)
     return parsed
 
 
-def _require_shallow(parsed: Any) -> None:
-    """orjson reads 1,024 levels and writes 254, of which an answer and a digest need a few around a body."""
+def require_shallow(parsed: Any) -> None:
+    """Raises InvalidRequestError.
+
+    orjson reads 1,024 levels and writes 254, of which an answer and a digest need a few around a body."""
     try:
         orjson.dumps([[[[parsed]]]])
     except orjson.JSONEncodeError:

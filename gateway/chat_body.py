@@ -14,7 +14,10 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from gateway import validation
+from tollgate.domain.tasks import TaskRequest
 
+OWN = frozenset({"request_id", "stream", "stream_options"})
+"""Fields that say how the answer is wanted; the upstream gets a request_id of ours."""
 Text = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=128)]
 RequestId = Annotated[str, pydantic.StringConstraints(pattern=r"^\P{Cc}{6,64}$")]
 
@@ -61,6 +64,17 @@ class ChatBody(pydantic.BaseModel):
             if message.content is None and not message.tool_calls:
                 raise PydanticCustomError("missing", "Field required", {"field": f"messages.{index}.content"})
         return self
+
+
+def task_of(body: Mapping[str, Any]) -> TaskRequest:
+    """Raises InvalidRequestError."""
+    checked = check(body)
+    return TaskRequest(
+        model=checked.model,
+        body=without_nulls(body, less=OWN),
+        request_id=checked.request_id,
+        stream=bool(checked.stream),
+    )
 
 
 def check(body: Mapping[str, Any]) -> ChatBody:

@@ -23,6 +23,7 @@ from gateway.services import Services
 from gateway.waiting import heard
 from gateway.watching import Watch
 from tollgate.domain.record import START, Delta, Offset, Record
+from tollgate.domain.retention import require_kept
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import Key
 from tollgate.store.tasks import Task
@@ -156,7 +157,7 @@ def _rest(task: Task, place: Place) -> list[Event]:
 
 
 def message_of(task: Task) -> dict[str, object]:
-    """Of a finished answer's first choice."""
-    choices = orjson.loads(task.result or "{}").get("choices") or [{}]
+    """Of a finished answer's first choice. Raises ErasedError."""
+    choices = orjson.loads(require_kept(task.result, task_id=task.id)).get("choices") or [{}]
     message = choices[0].get("message")
     return message if isinstance(message, dict) else {}

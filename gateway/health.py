@@ -13,7 +13,7 @@ from gateway.dialects.native import render
 from gateway.dialects.native.errors import RETRY_AFTER_S
 from gateway.dialects.route import json_response, route_class
 from gateway.services import Services, ServicesDep
-from tollgate.domain import fallbacks
+from tollgate.domain import reach
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.lanes import LANES
 from tollgate.store import deliveries, leases, migrate, pauses
@@ -44,7 +44,6 @@ async def _state(services: Services) -> dict[str, Any]:
         paused = await pauses.read(connection)
         waiting = await deliveries.waiting(connection, now=datetime.now(UTC))
     served = Counter(lane for worker in workers for lane in worker.lanes)
-    stuck = leases.stuck_routes(workers)
     return {
         "bus": await _bus(services),
         "workers": [
@@ -63,8 +62,8 @@ async def _state(services: Services) -> dict[str, Any]:
             for p in paused
         ],
         "stuck_routes": [
-            {"route": route, "fallbacks": sorted(fallbacks.targets(services.catalog, route, stuck=stuck))}
-            for route in sorted(stuck)
+            {"route": one.route, "reason": one.why, "fallbacks": sorted({to for to in one.fates.values() if to})}
+            for one in reach.told(workers, services.catalog)
         ],
         "webhooks": {"due": waiting.count, "due_since": render.time(waiting.since)},
         "mode": services.mode,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from gateway import turns
+from gateway.fleet import Fleet
 from gateway.limiting import Meter
 from gateway.prices import PriceBook
 from tollgate.broker.publisher import Publisher
@@ -17,6 +18,7 @@ from tollgate.coalescing import Coalescer
 from tollgate.domain.admission import Limits, admit, admitted
 from tollgate.domain.errors import RequestError
 from tollgate.domain.routing import Catalog
+from tollgate.domain.states import Priority
 from tollgate.domain.tasks import Accepted, Key, TaskRequest
 from tollgate.store import intake
 from tollgate.store.database import Database
@@ -39,13 +41,21 @@ class Intake:
     """Belongs to one event loop."""
 
     def __init__(
-        self, database: Database, publisher: Publisher, *, catalog: Catalog, limits: Limits, prices: PriceBook
+        self,
+        database: Database,
+        publisher: Publisher,
+        *,
+        catalog: Catalog,
+        limits: Limits,
+        prices: PriceBook,
+        fleet: Fleet,
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._catalog = catalog
         self._limits = limits
         self._prices = prices
+        self._fleet = fleet
         self._coalescer = Coalescer(self._write, max_weight=MAX_TASKS_TOGETHER, weigh=len)
 
     async def submit_one(self, request: TaskRequest, *, key: Key, meter: Meter | None = None) -> Accepted:
@@ -64,7 +74,8 @@ class Intake:
         What a limit or a budget refuses blames none of them: it is all of them together that do not fit."""
         now = datetime.now(UTC)
         try:
-            rows = admitted(requests, key=key, catalog=self._catalog, now=now, limits=self._limits)
+            unserved = self._fleet.unserved(Priority.INTERACTIVE)
+            rows = admitted(requests, key=key, catalog=self._catalog, now=now, limits=self._limits, unserved=unserved)
             submission = tuple([row async for _, row in turns.of(rows)])
         except RequestError:
             self._blame(requests, key, now)
@@ -76,7 +87,8 @@ class Intake:
         await self._coalescer.drain()
 
     def _admit(self, requests: Sequence[TaskRequest], key: Key, now: datetime) -> Submission:
-        return admit(requests, key=key, catalog=self._catalog, now=now, limits=self._limits)
+        unserved = self._fleet.unserved(Priority.INTERACTIVE)
+        return admit(requests, key=key, catalog=self._catalog, now=now, limits=self._limits, unserved=unserved)
 
     def _blame(self, requests: Sequence[TaskRequest], key: Key, now: datetime) -> None:
         """Raise for the first request that is refused by itself too."""

@@ -39,6 +39,21 @@ def body_of(schema: Schema, *, or_list: bool = False) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": taken}}}}
 
 
+def upload_of(*required: str, raw: bool = False) -> dict[str, Any]:
+    """A route's `openapi_extra`: it takes a form with a file; with `raw` the file as it is, too."""
+    fields = {
+        "purpose": {"type": "string", "enum": ["batch"]},
+        "file": {"type": "string", "format": "binary", "description": "JSONL, not compressed"},
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer"},
+    }
+    form = {"type": "object", "properties": fields, "required": ["file", *required]}
+    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
+    if raw:
+        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def error_answers(error: Schema) -> dict[int | str, dict[str, Any]]:
     """A router's `responses`: every error of its routes. FastAPI would promise a 422 that never comes."""
     return {"default": {"model": error, "description": "what is wrong"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,6 +11,13 @@ from typing import Annotated
 import fastapi
 
 from gateway.authentication import Keyring
+from gateway.batches import tokens
+from gateway.batches.intake import BatchIntake
+from gateway.batches.steps import Stepper
+from gateway.batches.tokens import Tokenizers
+from gateway.files.folder import FileStore, Folder
+from gateway.files.tidying import Tidier
+from gateway.fleet import Fleet
 from gateway.intake import Intake
 from gateway.limiting import Limiter
 from gateway.prices import PriceBook
@@ -39,19 +47,30 @@ class Services:
     bus: Bus
     keyring: Keyring
     limiter: Limiter
+    fleet: Fleet
     intake: Intake
     reader: Reader
     waiters: Waiters
     watches: Watches
+    files: FileStore
+    batch_intake: BatchIntake
+    tokenizers: Tokenizers
     mode: str = "distributed"
     simulated: bool = False
     """ZhipuAI is the simulator: nothing is really bought."""
 
     def upstream_kind(self, model: object) -> str:
-        """Of the upstream that runs `model` first; "" for what is no name. Raises UnknownModelError."""
-        if not isinstance(model, str) or not model:
-            return ""
-        return self.catalog.upstreams[self.catalog.find(model).routes[0].upstream].kind
+        """Whose words `model` is asked in; "" for what is no name. Raises UnknownModelError."""
+        return upstream_kind(self.catalog, model)
+
+
+def upstream_kind(catalog: Catalog, model: object) -> str:
+    """Of the upstream that runs `model` first. A model on one's own device understands ZhipuAI's words, too: where
+    those are its fallback's, it is asked in them."""
+    if not isinstance(model, str) or not model:
+        return ""
+    kinds = [catalog.upstreams[route.upstream].kind for route in catalog.find(model).routes]
+    return "zhipu" if kinds[0] == "local" and "zhipu" in kinds else kinds[0]
 
 
 @contextlib.asynccontextmanager
@@ -96,18 +115,33 @@ async def run_services(
 ) -> AsyncIterator[Services]:
     """Services on a given database, bus and publisher, checked before they are used. Without `rates` this process
     counts them for itself."""
+    tokens.require(catalog)
     await migrate.require_current(database)
     async with database.read() as connection:
         await keys.check_masters(connection, [master.fingerprint for master in masters])
     await price_list.publish_all(database, configuration.load_prices(settings))
     limits = Limits(task_timeout_s=settings.task_timeout_s, callbacks=settings.callback_rules)
     prices = PriceBook(database)
-    intake = Intake(database, publisher, catalog=catalog, limits=limits, prices=prices)
+    fleet = Fleet(database, catalog)
+    intake = Intake(database, publisher, catalog=catalog, limits=limits, prices=prices, fleet=fleet)
     limiter = Limiter(rates or MemoryRates())
     waiters = Waiters(database, bus)
+    folder = Folder(settings.files_folder)
+    tidier = Tidier(database, folder)
+    stepper = Stepper(
+        folder,
+        catalog=catalog,
+        limits=limits,
+        upstream_kind=functools.partial(upstream_kind, catalog),
+        max_line_bytes=settings.max_line_bytes,
+    )
+    batch_intake = BatchIntake(database, folder, stepper)
     await bus.start()
     await prices.start()
+    await fleet.start()
     waiters.start()
+    tidier.start()
+    batch_intake.start()
     try:
         yield Services(
             settings=settings,
@@ -116,17 +150,24 @@ async def run_services(
             bus=bus,
             keyring=Keyring(database, masters),
             limiter=limiter,
+            fleet=fleet,
             intake=intake,
             reader=Reader(database),
             waiters=waiters,
             watches=Watches(bus),
+            files=folder,
+            batch_intake=batch_intake,
+            tokenizers=Tokenizers(),
             mode=mode,
             simulated=simulated,
         )
     finally:
+        await batch_intake.stop()
+        await tidier.stop()
         await waiters.stop()
         await limiter.drain()
         await intake.drain()
+        await fleet.stop()
         await prices.stop()
 
 

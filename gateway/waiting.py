@@ -107,4 +107,5 @@ class Waiters:
 async def heard(ended: asyncio.Event, *, timeout_s: float | None) -> None:
     """Return when it is set, or after `timeout_s` (None: never)."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(ended.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await ended.wait()

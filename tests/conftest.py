@@ -1,28 +1,27 @@
 """The services of the tests: databases and Redis numbers that are each test's own.
 
-A session makes one PostgreSQL database, migrates it, and clones it for each test (30 ms). Everything is
-dropped at the end, also after a failure. Without a server its tests are skipped, or fail where
-TOLLGATE_REQUIRE_SERVICES=1.
+A session makes one PostgreSQL database, migrates it, and gives its tests clones of it, which are emptied and used
+again (`databases`). Everything is dropped at the end, also after a failure. Without a server its tests are skipped, or
+fail where TOLLGATE_REQUIRE_SERVICES=1.
 """
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 import shutil
-import threading
-import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import asyncpg
+import hypothesis
 import pytest
 import redis
 import sqlalchemy as sa
 
 from tests.broker.private_redis import BINARY, PrivateRedis
-from tollgate.store import migrate
+from tests.databases import Databases, Loop, migrated, named, new_name, on_server
 from tollgate.store.database import Database
 
 POSTGRES_SERVER = os.environ.get("TOLLGATE_TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
@@ -30,22 +29,18 @@ REDIS_SERVER = os.environ.get("TOLLGATE_TEST_REDIS_URL", "redis://127.0.0.1:6379
 REDIS_LEASE_S = 900
 """A session that was killed gives its Redis number back after this."""
 
+# A machine with other work takes longer over an example: that says nothing of the law.
+hypothesis.settings.register_profile(
+    "busy", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """From a synchronous fixture: on a loop and thread of its own, since the test may have a loop already."""
-    failures: list[BaseException] = []
 
-    def target() -> None:
-        try:
-            asyncio.run(coroutine)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+def pytest_collection_finish() -> None:
+    """What was imported and collected, 300,000 objects and more, stays to the end: the garbage collector passes it over
+    from now on, a twentieth of the tests' CPU."""
+    gc.collect()
+    gc.freeze()
 
 
 def absent(service: str, error: Exception) -> NoReturn:
@@ -56,81 +51,60 @@ def absent(service: str, error: Exception) -> NoReturn:
     pytest.skip(message)
 
 
-def postgres_named(name: str) -> str:
-    """The URL of the database `name` on the tests' server."""
-    return sa.make_url(POSTGRES_SERVER).set(database=name).render_as_string(hide_password=False)
-
-
-async def _on_server(*statements: str) -> None:
-    connection = await asyncpg.connect(POSTGRES_SERVER, timeout=5)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def _migrate(url: str) -> None:
-    database = Database.connect(url)
-    try:
-        await migrate.upgrade(database)
-    finally:
-        await database.close()
-
-
-def _new_name() -> str:
-    return f"tollgate_test_{uuid.uuid4().hex[:12]}"
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    """For what synchronous fixtures wait for."""
+    running = Loop()
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> str:
+def postgres_server(loop: Loop) -> str:
     """The server's URL, if it answers."""
     try:
-        run(_on_server("SELECT 1"))
+        loop.run(on_server(POSTGRES_SERVER, "SELECT 1"))
     except (OSError, asyncpg.PostgresError) as error:
         absent(f"PostgreSQL ({sa.make_url(POSTGRES_SERVER)!r})", error)
     return POSTGRES_SERVER
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
-    """The name of a migrated database that nobody is connected to."""
-    name = _new_name()
-    run(_on_server(f"CREATE DATABASE {name}"))
+def postgres_databases(postgres_server: str, loop: Loop) -> Iterator[Databases]:
+    databases = Databases(postgres_server, loop)
     try:
-        run(_migrate(postgres_named(name)))
-        yield name
+        databases.make()
+        yield databases
     finally:
-        run(_on_server(f"DROP DATABASE {name} WITH (FORCE)"))
+        databases.remove()
 
 
 @pytest.fixture
-def postgres_url(postgres_template: str) -> Iterator[str]:
-    """A fresh, migrated PostgreSQL database."""
-    name = _new_name()
-    run(_on_server(f"CREATE DATABASE {name} TEMPLATE {postgres_template}"))
+def postgres_url(request: pytest.FixtureRequest, postgres_databases: Databases) -> Iterator[str]:
+    """A migrated PostgreSQL database without a row. A module whose `NEW_DATABASES` is true has one that is new."""
+    url = postgres_databases.take(new=getattr(request.module, "NEW_DATABASES", False))
     try:
-        yield postgres_named(name)
+        yield url
     finally:
-        run(_on_server(f"DROP DATABASE {name} WITH (FORCE)"))
+        postgres_databases.give_back(url)
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+def empty_postgres_url(postgres_server: str, loop: Loop) -> Iterator[str]:
     """A fresh PostgreSQL database without a table."""
-    name = _new_name()
-    run(_on_server(f"CREATE DATABASE {name}"))
+    name = new_name()
+    loop.run(on_server(postgres_server, f"CREATE DATABASE {name}"))
     try:
-        yield postgres_named(name)
+        yield named(postgres_server, name)
     finally:
-        run(_on_server(f"DROP DATABASE {name} WITH (FORCE)"))
+        loop.run(on_server(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory, loop: Loop) -> Path:
     """A migrated SQLite file that nobody has open."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    run(_migrate(f"sqlite:///{path}"))
+    loop.run(migrated(f"sqlite:///{path}"))
     return path
 
 

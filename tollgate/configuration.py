@@ -3,6 +3,7 @@ that come with Tollgate), and the master keys."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -19,8 +20,7 @@ def load_catalog(settings: Settings) -> Catalog:
     """models.toml. Raises SettingsError with the file, the entry and the fix."""
     text, source = _read(settings.models_file, "models.toml", variable="TOLLGATE_MODELS_FILE")
     catalog = parse_catalog(text, source=source)
-    _refuse_unserved(catalog, source=source)
-    return catalog
+    return _with_tokenizers(catalog, settings.models_file)
 
 
 def load_prices(settings: Settings) -> list[Price]:
@@ -40,11 +40,15 @@ def master_keys(settings: Settings) -> tuple[MasterKey, ...]:
     return parse_master_keys(settings.master_key.get_secret_value())
 
 
-def _refuse_unserved(catalog: Catalog, *, source: str) -> None:
-    """What the file may say and this version cannot do stops the start, rather than being done otherwise."""
-    for upstream in catalog.upstreams.values():
-        if upstream.kind == "local":
-            raise SettingsError(f'{source}: upstream {upstream.name!r}: kind "local" is not served by this version yet')
+def _with_tokenizers(catalog: Catalog, path: Path | None) -> Catalog:
+    """Their files are named from where models.toml is."""
+    if path is None:
+        return catalog
+    models = {
+        name: replace(model, tokenizer=str(path.parent / model.tokenizer)) if model.tokenizer else model
+        for name, model in catalog.models.items()
+    }
+    return replace(catalog, models=models)
 
 
 def _read(path: Path | None, builtin: str, *, variable: str) -> tuple[str, str]:

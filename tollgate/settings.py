@@ -61,8 +61,24 @@ class Settings(pydantic.BaseModel):
     )
     sync_retry_s: Seconds = pydantic.Field(30.0, description="a synchronous call's task is retried so long")
     task_timeout_s: Seconds = pydantic.Field(86_400.0, description="a task without expires_at ends after this")
+    upstream_batch_poll_s: Seconds = pydantic.Field(
+        30.0, description="a batch at ZhipuAI (via upstream_batch) is looked at so often"
+    )
+    upstream_batches_open: Count = pydantic.Field(
+        8, description="batches at one upstream that are open at once, for the whole fleet; each has up to 50,000 lines"
+    )
     drain_timeout_s: Seconds = pydantic.Field(30.0, description="a stopping worker waits so long for calls in flight")
     max_body_bytes: Count = pydantic.Field(32 * 1024 * 1024, description="the largest request body")
+    files: Path | None = pydantic.Field(
+        None,
+        description="folder of uploaded files, this installation's alone and the same for all its gateways; default: "
+        "files in the data folder",
+    )
+    max_file_bytes: Count = pydantic.Field(2 * 1024**3, description="the largest file that may be uploaded")
+    file_days: int = pydantic.Field(
+        30, ge=0, le=36_500, description="an uploaded file is removed after so many days; 0: never"
+    )
+    max_line_bytes: Count = pydantic.Field(8 * 1024 * 1024, description="the longest line of a batch's file")
     max_tasks_per_submit: Count = pydantic.Field(10_000, description="the longest list in one POST /tasks")
     webhooks_allow_http: bool = pydantic.Field(
         False, description="webhooks may go to http URLs, too: anybody on the way reads them"
@@ -76,6 +92,32 @@ class Settings(pydantic.BaseModel):
     simulator_latency_s: float = pydantic.Field(
         0.3, ge=0, allow_inf_nan=False, description="of the embedded mode's simulator, in seconds"
     )
+    model: str | None = pydantic.Field(
+        None,
+        description="the checkpoint that this worker, or `tollgate up`, serves on its own device: a folder or a hub "
+        "name; UPSTREAM=PATH where models.toml has several local upstreams",
+    )
+    local_slots: Count | None = pydantic.Field(
+        None, description="answers that the local engine writes at once; default: by the device's memory"
+    )
+    local_context_tokens: Count | None = pydantic.Field(
+        None, description="prompt and answer of one slot together; default: by the device's memory and the checkpoint"
+    )
+    local_prefill_tokens: Count = pydantic.Field(
+        512, description="tokens of prompts read in one step: more starts answers sooner, and holds up running ones"
+    )
+    local_dtype: Literal["auto", "bfloat16", "float16", "float32"] = pydantic.Field(
+        "auto", description="of the local model's weights; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    local_device: str = pydantic.Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto: the GPU where there is one; cpu, cuda:1"
+    )
+    local_threads: Count | None = pydantic.Field(
+        None, description="CPU threads of the local engine; default: one for each core"
+    )
+    local_quantization: Literal["none", "nf4", "int8"] = pydantic.Field(
+        "none", description='the local model\'s weights in fewer bits; needs pip install "tollgate[quantization]"'
+    )
     log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field("info", description="what is logged")
 
     environment: Mapping[str, str] = pydantic.Field(default_factory=dict, exclude=True, repr=False)
@@ -87,6 +129,10 @@ class Settings(pydantic.BaseModel):
     def store_url(self) -> str:
         """The database, with the data folder's SQLite file as the default."""
         return self.database_url or f"sqlite:///{(self.data / 'tollgate.db').absolute()}"
+
+    @property
+    def files_folder(self) -> Path:
+        return self.files or self.data / "files"
 
     @property
     def callback_rules(self) -> CallbackRules:

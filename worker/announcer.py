@@ -8,17 +8,21 @@ Inside a window its feeds (batches, projects) take turns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 from tollgate.broker.publisher import Publisher
+from tollgate.domain.lanes import place_of, priority_of
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import announce, leases
-from tollgate.store.announce import Overdue, Queue
-from tollgate.store.database import Database
-from worker.rerouting import MOVED_AT_ONCE, Mover
+from tollgate.store import announce, leases, queues
+from tollgate.store.announce import Overdue
+from tollgate.store.database import Database, ReadConnection
+from tollgate.store.queues import Queue
+from worker.billing import Rules
+from worker.rerouting import MOVED_AT_ONCE, Mover, StuckBy
 from worker.slots import RATE_WINDOW_S
 from worker.sweeping import Sweep
 
@@ -27,6 +31,9 @@ log = logging.getLogger("tollgate.announcer")
 EVERY_S = 2.0
 """From one round to the next."""
 EXPIRE_AT_ONCE = 1_000
+EXPIRE_FOR_S = 2.0
+"""In one round: half a million lines of a batch whose window is over end within minutes, and what is due is told
+meanwhile."""
 ROUNDS = 2
 """So many rounds' work is told: a round may be late. Who is done with it sooner asks for more (`worker.feeder`); what
 is told far ahead only fills the workers' buffers, and is given back a row at a time."""
@@ -37,55 +44,103 @@ MOVED_AHEAD = 4
 
 
 class Announcer:
-    """Any number may run: an advisory lock lets one announce at a time, and the first settlement of a task wins."""
+    """Any number may run: an advisory lock lets one announce at a time, and the first settlement of a task wins.
 
-    def __init__(self, database: Database, publisher: Publisher, *, mover: Mover | None = None) -> None:
+    `clock` is monotonic seconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        *,
+        rules: Rules,
+        mover: Mover | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._database = database
         self._publisher = publisher
+        self._rules = rules
         self._mover = mover
         self._sweep = Sweep(database)
         self._turn: dict[Queue, UUID | None] = {}
         """The feed of each queue that had its turn last."""
+        self._nobodys: dict[Queue, datetime] = {}
+        """When a queue's route was last one that nobody could call: hints of before were taken by nobody."""
 
     async def announce(self) -> int:
         """One round. Returns how many tasks were announced. Commits before it publishes."""
-        now = datetime.now(UTC)
-        told: dict[Queue, list[UUID]] = {}
-        leaving: list[UUID] = []
         async with announce.turn(self._database) as connection:
             if connection is None:
                 return 0
             workers = await leases.alive(connection)
-            served = {lane for worker in workers for lane in worker.lanes}
-            windows, stuck = _windows(workers), leases.stuck_routes(workers)
-            for queue in await announce.queues(connection):
-                if queue.lane not in served:
-                    continue  # its messages would only pile up in the broker
-                targets = self._mover.targets(queue.route, stuck=stuck) if self._mover else ()
-                window = _window(windows, targets) if targets else windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
-                after = self._turn.get(queue)
-                taken = await announce.take_due(connection, queue, limit=window, now=now, after=after)
-                self._turn[queue] = taken.last
-                if targets:
-                    leaving += taken.ids
-                else:
-                    told[queue] = list(taken.ids)
+            stuck = self._mover.stuck(workers) if self._mover else {}
+            wanted, leaving, absent = await self._wanted(connection, workers, stuck)
+            found = await announce.take_due(
+                connection,
+                wanted,
+                now=datetime.now(UTC),
+                prices=self._rules.prices,
+                after=self._turn,
+                leaving=leaving,
+                lost={queue: at for queue, at in self._nobodys.items() if queue not in leaving},
+            )
+            self._turn |= {queue: taken.last for queue, taken in found.items()}
+            self._nobodys |= dict.fromkeys((*leaving, *absent), datetime.now(UTC))
+        told = {queue: taken.ids for queue, taken in found.items() if queue not in leaving}
         self._publish(told)
-        moved = await self._mover.move(leaving, stuck=stuck) if self._mover and leaving else {}
+        moved = await self._move({queue: found[queue].ids for queue in leaving}, stuck)
         self._publish(moved)
         return sum(map(len, (*told.values(), *moved.values())))
+
+    async def _wanted(
+        self, connection: ReadConnection, workers: list[leases.WorkerRow], stuck: StuckBy
+    ) -> tuple[dict[Queue, int], set[Queue], set[Queue]]:
+        """The window of each queue that is served, or left; the queues whose tasks go to other routes; and those whose
+        model is in no worker."""
+        served = {lane for worker in workers for lane in worker.lanes}
+        windows = _windows(workers)
+        wanted, leaving, absent = {}, set(), set()
+        for queue in await queues.read(connection):
+            targets = self._mover.targets(queue, stuck=stuck) if self._mover else ()
+            if targets:
+                wanted[queue] = _window(windows, targets)
+                leaving.add(queue)
+            elif _is_absent(queue, stuck):
+                absent.add(queue)
+            elif queue.lane in served:  # elsewhere its messages would only pile up in the broker
+                wanted[queue] = windows.get(queue.route, UNKNOWN_ROUTE_WINDOW)
+        return wanted, leaving, absent
+
+    async def _move(self, leaving: Mapping[Queue, Sequence[UUID]], stuck: StuckBy) -> dict[Queue, list[UUID]]:
+        moved: dict[Queue, list[UUID]] = {}
+        for priority, away in stuck.items():
+            ids = [i for queue, found in leaving.items() if priority_of(queue.lane) is priority for i in found]
+            if self._mover and ids:
+                moved |= await self._mover.move(ids, stuck=away)
+        return moved
 
     def _publish(self, told: Mapping[Queue, Sequence[UUID]]) -> None:
         for lane, hints in announce.by_lane(told).items():
             self._publisher.announce(lane, hints)
 
     async def expire(self) -> list[UUID]:
-        """End queued tasks whose deadline has passed. Returns them."""
-        async with self._database.read() as connection:
-            late = await announce.overdue(
-                connection, now=datetime.now(UTC), limit=EXPIRE_AT_ONCE, without=self._sweep.aside()
-            )
-        return [r.settlement.task_id for r in await self._sweep.settle(late, _expired) if r.task]
+        """End queued tasks whose deadline has passed, for up to EXPIRE_FOR_S. Returns them."""
+        until_s = self._clock() + EXPIRE_FOR_S
+        ended: list[UUID] = []
+        while True:
+            async with self._database.read() as connection:
+                late = await announce.overdue(
+                    connection, now=datetime.now(UTC), limit=EXPIRE_AT_ONCE, without=self._sweep.aside()
+                )
+            ended += [r.settlement.task_id for r in await self._sweep.settle(late, _expired) if r.task]
+            if len(late) < EXPIRE_AT_ONCE or self._clock() >= until_s:
+                return ended
+
+
+def _is_absent(queue: Queue, stuck: StuckBy) -> bool:
+    """Whether its model is in no worker: to tell those of another model would only have it given back."""
+    return place_of(queue.lane) == "local" and queue.route in stuck.get(priority_of(queue.lane), ())
 
 
 def _windows(workers: list[leases.WorkerRow]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What an attempt cost, or may have: by the tokens the upstream told, and the price in force when it began. Pure."""
+"""What an attempt cost, or may have: by what the upstream told, and the price in force when it began. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from tollgate.domain.settling import Bill
 from tollgate.domain.states import OnUncertain
 from tollgate.domain.usage import TokenUsage, estimate_prompt_tokens
 from tollgate.store.receipts import Receipt
+
+BATCH = "batch"
+"""The mode of attempts that an upstream's own batch bought, at the batch price."""
 
 
 class Leased(Protocol):
@@ -84,11 +87,12 @@ def receipt(leased: Leased, upstream_id: str, *, credential: str, rules: Rules) 
 def bill(leased: Leased, usage: TokenUsage, rules: Rules) -> Bill:
     """What the upstream told, priced; without a price only counted."""
     price = rules.price_of(leased.route, at=leased.attempt_started_at)
-    billed = charge(price, usage) if price else None
+    billed = charge(price, usage, batch=leased.mode == BATCH) if price else None
     return Bill(
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
         completion_tokens=usage.completion_tokens,
+        engine_us=usage.engine_us or None,
         price_id=price.id if price else None,
         price_tier=billed.tier if billed else None,
         cost_nano=billed.cost_nano if billed else None,
@@ -103,7 +107,12 @@ def possible_bill(leased: Leased, rules: Rules) -> Bill:
     price = rules.price_of(leased.route, at=leased.attempt_started_at)
     if price is None:
         return Bill(possible_tokens=tokens)
-    possible = worst_case_nano(price, prompt_tokens=leased.prompt_tokens_estimate, completion_tokens=completion)
+    possible = worst_case_nano(
+        price,
+        prompt_tokens=leased.prompt_tokens_estimate,
+        completion_tokens=completion,
+        batch=leased.mode == BATCH,
+    )
     return Bill(price_id=price.id, possible_cost_nano=possible, possible_tokens=tokens)
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from tollgate.domain.errors import LeaseRanOutError
+from tollgate.domain.lanes import priority_of
+from tollgate.domain.states import Priority
 from worker import billing
 from worker.billing import Rules
 from worker.polling import Poller
@@ -86,6 +88,8 @@ class Caller:
             credential=credential,
             timeout_s=max(1.0, min(left_s, timeout_s)),
             on_sent=lambda: self._note_sent(running),
+            urgent=priority_of(claimed.lane) is Priority.INTERACTIVE,
+            note_usage=running.note_usage,
         )
 
     def _note_sent(self, running: Running) -> None:

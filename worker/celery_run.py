@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -18,6 +19,7 @@ import celery
 import uvloop
 from celery import bootsteps
 from celery.exceptions import WorkerShutdown
+from celery.worker import state
 
 from tollgate import collecting
 from tollgate.broker.celery_app import RUN
@@ -29,6 +31,8 @@ log = logging.getLogger("tollgate.worker")
 Offer = Callable[[str, Mapping[str, list[UUID]]], None]
 OpenEngine = Callable[[], AbstractAsyncContextManager[Engine]]
 START_TIMEOUT_S = 60.0
+ASKED_S = 0.2
+"""So often a start looks whether it is still wanted."""
 STOP_MARGIN_S = 30.0
 """Beyond the drain: to settle what was aborted, and to sign off."""
 EXIT_FAILURE = 1
@@ -53,13 +57,18 @@ class EngineThread:
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
-    def start(self) -> None:
-        """Returns when the engine runs. Raises what its start raised."""
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Returns when the engine runs. Raises what its start raised, and WorkerShutdown where that is asked for
+        meanwhile: loading a model takes minutes."""
         self._thread.start()
-        if not self._ready.wait(START_TIMEOUT_S):
-            raise TimeoutError(f"the engine did not start within {START_TIMEOUT_S:.0f} s")
+        ends_at_s = time.monotonic() + timeout_s
+        while not self._ready.wait(ASKED_S):
+            state.maybe_shutdown()
+            if time.monotonic() > ends_at_s:
+                raise TimeoutError(f"the engine did not start within {timeout_s:.0f} s")
         if self._failure is not None:
             raise self._failure
 
@@ -69,8 +78,8 @@ class EngineThread:
 
     def stop(self, timeout_s: float) -> None:
         """Drain and wait."""
-        if self._loop is not None and self._stopping is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._leave)
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 log.error("the engine did not stop in time", extra={"timeout_s": timeout_s})
@@ -86,16 +95,25 @@ class EngineThread:
         finally:
             self._ready.set()
 
+    def _leave(self) -> None:
+        if self._ready.is_set() and self._stopping is not None:
+            self._stopping.set()
+        elif self._serving is not None:
+            self._serving.cancel()
+
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._serving = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
         async with self._open() as engine:
             self._engine = engine
             self._ready.set()
             await self._stopping.wait()
 
 
-def add_engine(app: celery.Celery, open_engine: OpenEngine, *, drain_timeout_s: float) -> None:
+def add_engine(
+    app: celery.Celery, open_engine: OpenEngine, *, drain_timeout_s: float, start_timeout_s: float = START_TIMEOUT_S
+) -> None:
     """Make the engine a step of every worker started from `app`: after the pool, before the consumer."""
     thread = EngineThread(open_engine)
     register_run(app, thread.offer)
@@ -105,7 +123,7 @@ def add_engine(app: celery.Celery, open_engine: OpenEngine, *, drain_timeout_s: 
 
         def start(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
             try:
-                thread.start()
+                thread.start(start_timeout_s)
             except (TollgateError, TimeoutError) as error:
                 log.critical("cannot start: %s", error)
                 raise WorkerShutdown(EXIT_FAILURE) from error

@@ -11,7 +11,7 @@ from uuid import UUID
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.lanes import priority_of
 from tollgate.domain.states import Priority
-from tollgate.store import claims, leases
+from tollgate.store import claims
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
 from worker.buffer import Buffer
@@ -149,15 +149,14 @@ class Claimer:
         worker_id = self._lease.worker_id
         claimed: list[Claimed] = []
         try:
-            async with self._database.write() as connection:
-                if await leases.hold(connection, worker_id):
-                    claimed = await claims.claim(
-                        connection,
-                        list(chosen),
-                        worker_id=worker_id,
-                        now=datetime.now(UTC),
-                        polled=self._capacity.polled({route for route, _ in chosen.values()}),
-                    )
+            async with self._database.autocommit() as connection:
+                claimed = await claims.claim(
+                    connection,
+                    list(chosen),
+                    worker_id=worker_id,
+                    now=datetime.now(UTC),
+                    polled=self._capacity.polled({route for route, _ in chosen.values()}),
+                )
         except StoreUnavailableError as error:
             log.warning("claiming waits for the database", extra={"error": str(error)})
             claimed = await self._claimed_all_the_same(chosen, worker_id=worker_id)

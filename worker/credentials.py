@@ -48,14 +48,32 @@ class Credentials:
             log.exception("no turn to try an upstream", extra={"upstream": upstream})
         return False
 
+    async def may_try(self, upstream: str, credential: str) -> bool:
+        """Whether to call with this very one: it is not paused, or it is the caller's turn to try it. Never raises."""
+        if not self._known.paused(upstream, credential):
+            return True
+        return self._known.probe_due_of(upstream, credential) and await self._has_turn(upstream, credential)
+
+    def working(self, upstream: str) -> str | None:
+        """The first that is not paused."""
+        return self._known.working(upstream)
+
+    async def heed_seldom(self, upstream: str, credential: str, *, pause_reason: str | None = None) -> None:
+        """Of a call that ran no task: it was refused for `pause_reason`, or it went well. Never raises."""
+        await self._heed(upstream, credential, pause_reason=pause_reason, worked=pause_reason is None)
+
     async def heed(self, upstream: str, credential: str, outcome: Outcome) -> None:
         """Pause the credential that was refused; lift the pause that a success disproves. Never raises.
 
         The store's note of it can wait for the next probe; the answer at hand must not suffer for it."""
+        worked = outcome.settlement.state is TaskState.SUCCEEDED
+        await self._heed(upstream, credential, pause_reason=outcome.pause_reason, worked=worked)
+
+    async def _heed(self, upstream: str, credential: str, *, pause_reason: str | None, worked: bool) -> None:
         try:
-            if outcome.pause_reason is not None:
-                await self._pause(upstream, credential, reason=outcome.pause_reason)
-            elif outcome.settlement.state is TaskState.SUCCEEDED and self._known.lift(upstream, credential):
+            if pause_reason is not None:
+                await self._pause(upstream, credential, reason=pause_reason)
+            elif worked and self._known.lift(upstream, credential):
                 await self._lift(upstream, credential)
         except StoreUnavailableError as error:
             log.warning("pause not noted", extra={"upstream": upstream, "error": str(error)})

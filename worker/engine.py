@@ -27,6 +27,7 @@ from worker.claimer import Claimer
 from worker.credentials import Credentials
 from worker.feeder import Feeder
 from worker.lease import Heartbeat, Lease, Load, Timing
+from worker.pausing import Pauses
 from worker.polling import Poller
 from worker.price_watch import PriceWatch
 from worker.receipts import Receipts
@@ -61,7 +62,7 @@ class Engine:
         self._upstreams = upstreams
         self._loop: asyncio.AbstractEventLoop | None = None
         self._buffer = Buffer(buffer_capacity)
-        self._capacity = Capacity(upstreams, lanes=lanes)
+        self._capacity = Capacity(upstreams, lanes=lanes, catalog=rules.catalog)
         self._returns = Returns(database)
         self._settler = Settler(database, bus)
         self._prices = PriceWatch(database, rules)
@@ -92,7 +93,14 @@ class Engine:
             freed=self._on_freed,
             again=self._try_again,
         )
-        self.feeder = Feeder(database, capacity=self._capacity, buffer=self._buffer, lanes=lanes, accept=self._accept)
+        self.feeder = Feeder(
+            database,
+            capacity=self._capacity,
+            buffer=self._buffer,
+            lanes=lanes,
+            rules=rules,
+            accept=self._accept,
+        )
         self.claimer = Claimer(
             database=database,
             capacity=self._capacity,
@@ -128,6 +136,11 @@ class Engine:
             log.warning("not signed off, will be found dead", extra={"error": str(error)})
         for connected in self._upstreams.values():
             await connected.upstream.close()
+
+    @property
+    def pauses(self) -> Pauses:
+        """The credentials that are paused, as the last heartbeat told."""
+        return self._capacity.pauses
 
     def offer(self, lane: str, hints: Mapping[str, Iterable[UUID]]) -> None:
         """Take the ids of a message. Returns at once; thread-safe. A stopped engine drops them: they are hints."""

@@ -16,9 +16,9 @@ from uuid import UUID
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.lanes import priority_of
 from tollgate.store import announce
-from tollgate.store.announce import Queue
 from tollgate.store.database import Database
-from tollgate.store.feeds import Taken
+from tollgate.store.queues import Queue
+from worker.billing import Rules
 from worker.buffer import Buffer
 from worker.capacity import Capacity
 
@@ -37,12 +37,20 @@ class Feeder:
     """Belongs to the engine's loop. `accept` takes lane and hints."""
 
     def __init__(
-        self, database: Database, *, capacity: Capacity, buffer: Buffer, lanes: Sequence[str], accept: Accept
+        self,
+        database: Database,
+        *,
+        capacity: Capacity,
+        buffer: Buffer,
+        lanes: Sequence[str],
+        rules: Rules,
+        accept: Accept,
     ) -> None:
         self._database = database
         self._capacity = capacity
         self._buffer = buffer
         self._lanes = lanes
+        self._rules = rules
         self._accept = accept
         self._turn: dict[Queue, UUID | None] = {}
         """The feed of each queue that had its turn last."""
@@ -78,14 +86,13 @@ class Feeder:
 
     async def _feed(self, wanted: Mapping[Queue, int]) -> bool:
         """One round; whether there may be more at once."""
-        found: dict[Queue, Taken] = {}
         async with announce.turn(self._database) as connection:
             if connection is None:
                 return False
-            for queue, count in wanted.items():
-                after, now = self._turn.get(queue), datetime.now(UTC)
-                found[queue] = await announce.take_due(connection, queue, limit=count, now=now, after=after)
-                self._turn[queue] = found[queue].last
+            found = await announce.take_due(
+                connection, wanted, now=datetime.now(UTC), prices=self._rules.prices, after=self._turn
+            )
+            self._turn |= {queue: taken.last for queue, taken in found.items()}
         for lane, hints in announce.by_lane({queue: taken.ids for queue, taken in found.items()}).items():
             self._accept(lane, hints)
         return any(taken.more for taken in found.values())

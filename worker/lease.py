@@ -50,8 +50,8 @@ class Heartbeat:
 
     cancelled: Sequence[UUID]
     pauses: Sequence[pauses.Pause]
-    lanes_of_workers: Sequence[tuple[str, ...]]
-    """The lanes of every live worker, this one too."""
+    workers: Sequence[leases.WorkerRow]
+    """Every live one, this one too."""
 
 
 class Lease:
@@ -89,6 +89,7 @@ class Lease:
     async def start(self, database: Database) -> None:
         """Register, learn what stands, then renew until `stop`. Raises StoreUnavailableError."""
         self._loop = asyncio.get_running_loop()
+        self._last_load = self._load()  # what it can call, before anybody could take it for one that cannot
         await self._register(database)
         if heartbeat := await self._beat(database):
             self._on_heartbeat(heartbeat)
@@ -122,7 +123,14 @@ class Lease:
     async def _register(self, database: Database) -> None:
         started = time.monotonic()
         async with database.write() as connection:
-            await leases.register(connection, self.worker_id, name=self._name, lanes=self._lanes, now=datetime.now(UTC))
+            await leases.register(
+                connection,
+                self.worker_id,
+                name=self._name,
+                lanes=self._lanes,
+                now=datetime.now(UTC),
+                load=self._last_load,
+            )
         self._confirmed = (self.worker_id, started)
 
     async def _beat(self, database: Database) -> Heartbeat | None:
@@ -134,7 +142,7 @@ class Lease:
             heartbeat = Heartbeat(
                 cancelled=await leases.cancelled_of(connection, self.worker_id),
                 pauses=await pauses.read(connection),
-                lanes_of_workers=[row.lanes for row in await leases.alive(connection)],
+                workers=await leases.alive(connection),
             )
         self._confirmed = (self.worker_id, started)
         return heartbeat

@@ -53,6 +53,10 @@ class Pauses:
         names = self._credentials.get(upstream, ())
         return any((upstream, name) in self._until and self._may_try(upstream, name) for name in names)
 
+    def probe_due_of(self, upstream: str, name: str) -> bool:
+        """Whether this very one is paused, and may be tried again."""
+        return (upstream, name) in self._until and self._may_try(upstream, name)
+
     def paused(self, upstream: str, name: str) -> bool:
         return (upstream, name) in self._until
 

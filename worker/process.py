@@ -21,9 +21,13 @@ from tollgate.store import keys, migrate, price_list
 from tollgate.store.database import Database
 from worker.beat import Beat
 from worker.billing import Rules
-from worker.celery_run import add_engine
+from worker.celery_run import START_TIMEOUT_S, add_engine
 from worker.engine import Engine
+from worker.restart import stop_process
+from worker.upstream_batches import buying
 from worker.upstreams import registry
+from worker.upstreams.local import serving
+from worker.upstreams.local.serving import OnDead
 from worker.webhooks.courier import Courier
 from worker.webhooks.post import Post
 
@@ -32,24 +36,31 @@ BEAT_POOL = 5
 """Its loops use a connection each, and so does what came of deliveries."""
 
 
-def create_worker_app(settings: Settings, catalog: Catalog) -> celery.Celery:
-    """The Celery app of a worker. Raises SettingsError."""
-    if settings.celery_broker_url is None:
+def create_worker_app(settings: Settings, catalog: Catalog, *, on_dead: OnDead = stop_process) -> celery.Celery:
+    """The Celery app of a worker. `on_dead`: of its local engine. Raises SettingsError."""
+    broker = settings.celery_broker_url
+    if broker is None:
         raise SettingsError(NO_BROKER)
-    served = lanes.expand(settings.lanes)
-    app = create_celery(settings.celery_broker_url, lanes=served)
-    add_engine(app, lambda: open_engine(settings, catalog), drain_timeout_s=settings.drain_timeout_s)
+    settings = serving.laned(settings, default=serving.LOCAL)
+    serving.require(settings, catalog)
+    app = create_celery(broker, lanes=lanes.expand(settings.lanes))
+    add_engine(
+        app,
+        lambda: open_engine(settings, catalog, on_dead=on_dead),
+        start_timeout_s=START_TIMEOUT_S + (serving.LOAD_TIMEOUT_S if settings.model else 0),
+        drain_timeout_s=settings.drain_timeout_s,
+    )
     return app
 
 
 @contextlib.asynccontextmanager
-async def open_engine(settings: Settings, catalog: Catalog) -> AsyncIterator[Engine]:
+async def open_engine(settings: Settings, catalog: Catalog, *, on_dead: OnDead) -> AsyncIterator[Engine]:
     """A running engine with a database and a bus of its own."""
     database = Database.connect(settings.store_url, pool=settings.database_pool)
     bus = open_bus(settings.redis_url)
     try:
         await migrate.require_current(database)
-        async with run_engine(settings, catalog, database=database, bus=bus) as engine:
+        async with run_engine(settings, catalog, database=database, bus=bus, on_dead=on_dead) as engine:
             yield engine
     finally:
         await bus.close()
@@ -57,23 +68,29 @@ async def open_engine(settings: Settings, catalog: Catalog) -> AsyncIterator[Eng
 
 
 @contextlib.asynccontextmanager
-async def run_engine(settings: Settings, catalog: Catalog, *, database: Database, bus: Bus) -> AsyncIterator[Engine]:
-    """A running engine on a given database and bus. Raises SettingsError, StoreUnavailableError."""
-    engine = Engine(
-        database=database,
-        database_url=settings.store_url,
-        bus=bus,
-        upstreams=registry.connect(catalog, environment=settings.environment),
-        rules=await load_rules(database, catalog),
-        name=f"{socket.gethostname()}:{os.getpid()}",
-        lanes=lanes.expand(settings.lanes),
-        max_in_flight=settings.max_in_flight,
-    )
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.stop(drain_timeout_s=settings.drain_timeout_s)
+async def run_engine(
+    settings: Settings, catalog: Catalog, *, database: Database, bus: Bus, on_dead: OnDead = stop_process
+) -> AsyncIterator[Engine]:
+    """A running engine on a given database and bus, its local model loaded before it registers. Raises SettingsError,
+    StoreUnavailableError."""
+    rules = await load_rules(database, catalog)
+    async with serving.local_upstreams(settings, catalog, on_dead=on_dead) as local:
+        engine = Engine(
+            database=database,
+            database_url=settings.store_url,
+            bus=bus,
+            upstreams=registry.connect(catalog, environment=settings.environment, local=local),
+            rules=rules,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            lanes=lanes.expand(settings.lanes),
+            max_in_flight=settings.max_in_flight,
+        )
+        await engine.start()
+        try:
+            async with buying.upstream_batches(settings, catalog, engine, database=database, bus=bus, rules=rules):
+                yield engine
+        finally:
+            await engine.stop(drain_timeout_s=settings.drain_timeout_s)
 
 
 async def load_rules(database: Database, catalog: Catalog) -> Rules:

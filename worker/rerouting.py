@@ -1,23 +1,25 @@
 """Sends tasks that wait for a route that nobody can call to their model's next one. Part of the beat's rounds.
 
-No try tells of such a route: while every key of an upstream is paused, nothing of it is claimed. What each worker can
-call stands in its heartbeat. Two movers, or a mover and a worker, may take the same task: the first settlement wins.
+No try tells of such a route: while every key of an upstream is paused, or no worker has its model, nothing of it is
+claimed. What each worker can call stands in its heartbeat. Two movers, or a mover and a worker, may take the same task:
+the first settlement wins.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from tollgate.domain import fallbacks
+from tollgate.domain import fallbacks, reach
+from tollgate.domain.lanes import priority_of
 from tollgate.domain.settling import Settlement
-from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import price_list, waiting
-from tollgate.store.announce import Queue
+from tollgate.domain.states import AttemptOutcome, Priority, TaskState
+from tollgate.store import leases, price_list, waiting
 from tollgate.store.database import Database
+from tollgate.store.queues import Queue
 from tollgate.store.waiting import Waiting
 from worker.billing import Rules
 from worker.detours import Ways, ways_of
@@ -27,6 +29,8 @@ log = logging.getLogger("tollgate.rerouting")
 
 MOVED_AT_ONCE = 1_000
 """Tasks of a queue that one round moves, at most."""
+StuckBy = Mapping[Priority, Collection[str]]
+"""The routes that nobody can call for tasks of a priority."""
 
 
 class Mover:
@@ -37,15 +41,19 @@ class Mover:
         self._rules = rules
         self._sweep = Sweep(database)
 
-    def targets(self, route: str, *, stuck: Collection[str]) -> frozenset[str]:
-        """Where tasks of `route` go now."""
-        return fallbacks.targets(self._rules.catalog, route, stuck=stuck)
+    def stuck(self, workers: Collection[leases.WorkerRow]) -> StuckBy:
+        """The routes that none of `workers` can call."""
+        return {priority: reach.stuck(workers, self._rules.catalog, priority) for priority in Priority}
+
+    def targets(self, queue: Queue, *, stuck: StuckBy) -> frozenset[str]:
+        """Where the tasks of `queue` go now."""
+        return fallbacks.targets(self._rules.catalog, queue.route, stuck=stuck[priority_of(queue.lane)])
 
     async def move(self, ids: Sequence[UUID], *, stuck: Collection[str]) -> dict[Queue, list[UUID]]:
         """Those of `ids` that could be moved, where they wait now: their hints are the caller's to give.
 
-        Others stay: the upstream has their call, their model has no fallback, or no budget has room for it. Raises
-        StoreUnavailableError."""
+        Others stay: the upstream has their call, their model has no fallback, no budget has room for it, or they are
+        lines of a batch that runs here only. Raises StoreUnavailableError."""
         if not ids:
             return {}
         async with self._database.read() as connection:

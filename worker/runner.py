@@ -13,6 +13,7 @@ from typing import Protocol
 from uuid import UUID
 
 from tollgate.domain.errors import LeaseRanOutError, PollError, UpstreamError
+from tollgate.domain.lanes import priority_of
 from tollgate.domain.settling import Resolution, Settlement
 from tollgate.domain.states import TaskState
 from tollgate.domain.usage import TokenUsage
@@ -223,7 +224,8 @@ class Runner:
     def _ways(self, running: Running, credential: str) -> Ways | None:
         """Where else the task may go now."""
         claimed = running.claimed
-        ways = ways_of(claimed, self._rules.catalog, blocked=self._capacity.blocked)
+        priority = priority_of(claimed.lane)
+        ways = ways_of(claimed, self._rules.catalog, blocked=lambda route: self._capacity.avoids(route, priority))
         if ways is None:
             return None
         return replace(
@@ -261,7 +263,9 @@ class Runner:
 
     @staticmethod
     def _written(running: Running) -> TokenUsage | None:
-        """What a stream that was cut had come to, estimated; None where nothing came."""
+        """What a call that was stopped had come to, or a stream that was cut, estimated; None where nothing came."""
+        if running.usage is not None:
+            return running.usage
         texts = running.written.record.written if running.written else ()
         return billing.estimated_usage(running.claimed, texts) if texts else None
 

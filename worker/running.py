@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from tollgate.domain.usage import TokenUsage
 from tollgate.store.claims import Claimed
 from worker.streams import Written
 
@@ -33,6 +34,8 @@ class Running:
     """The upstream has the call under this id: whoever holds the task polls it."""
     written: Written | None = None
     """What its model has written so far, where it is streamed."""
+    usage: TokenUsage | None = None
+    """What it came to before it was stopped, where its upstream knows."""
     aborted: bool = False
     cancelled: bool = False
     """Aborted because its owner asked; otherwise it is given back."""
@@ -44,6 +47,9 @@ class Running:
     def repeatable(self) -> bool:
         """Whether the same request_id may be sent once more: the upstream tells a repeat from a new call."""
         return self.polled and self.upstream_id is None
+
+    def note_usage(self, usage: TokenUsage) -> None:
+        self.usage = usage
 
     def abort(self, *, cancelled: bool = False) -> None:
         if not self.aborted:

@@ -18,13 +18,13 @@ DOWN_S = 10.0
 
 
 class Slots:
-    """One route's. `limit` is learned from the upstream; `ceiling`, this worker's share of the fleet's maximum, is
-    never exceeded."""
+    """One route's. `limit` is learned from the upstream, or `known`; `ceiling`, this worker's share of the fleet's
+    maximum, is never exceeded."""
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, *, known: bool = False) -> None:
         self.ceiling = ceiling
         self.in_use = 0
-        self._learned = LearnedLimit()
+        self._learned = LearnedLimit(value=ceiling) if known else LearnedLimit()
         self._settled: deque[float] = deque()
         self._outages = 0
         self._outage_at_s = float("-inf")

@@ -102,6 +102,8 @@ class Watch:
             alive = await leases.alive(connection)
         now = self._clock()
         if now - started > LATE_READ_S or started - self._read_at_s > LATE_READ_S:
+            if previous:
+                log.warning("heartbeats read late", extra={"after_s": round(now - self._read_at_s, 1)})
             previous = {}
         self._read_at_s = now
         for worker in alive:

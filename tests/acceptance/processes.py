@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-START_S = 40.0
+START_S = 60.0
 STOP_S = 30.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import openai
@@ -15,7 +15,8 @@ from tests.acceptance.conftest import Deployment
 
 MODEL = "glm-4-air"
 TEXT = '  \u9ed1\u8272: line one\n\nline "two"\t\U0001f469\u200d\U0001f680 data: [DONE]\n:colons: \\ end'
-MESSAGES = [{"role": "user", "content": f"[[echo]]{TEXT}"}]
+MESSAGES: Any = [{"role": "user", "content": f"[[echo]]{TEXT}"}]
+ECHO: Mapping[str, Any] = {"model": MODEL, "messages": MESSAGES}
 
 
 def by_openai(deployment: Deployment) -> Iterator[tuple[str, int]]:
@@ -32,24 +33,23 @@ def by_openai(deployment: Deployment) -> Iterator[tuple[str, int]]:
         yield later.output_text, later.usage.total_tokens
 
 
-def by_zhipuai(deployment: Deployment) -> Iterator[tuple[str, int]]:
+def by_zhipuai(deployment: Deployment, asked: Mapping[str, Any] = ECHO) -> Iterator[tuple[str, int]]:
     at = f"{deployment.url}/api/paas/v4"
     with zhipuai.ZhipuAI(api_key=deployment.key, base_url=at, max_retries=0) as client:
-        whole: Any = client.chat.completions.create(model=MODEL, messages=MESSAGES)
+        whole: Any = client.chat.completions.create(**asked)
         yield whole.choices[0].message.content, whole.usage.total_tokens
-        chunks: list[Any] = list(client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
+        chunks: list[Any] = list(client.chat.completions.create(**asked, stream=True))
         yield "".join(c.choices[0].delta.content or "" for c in chunks), chunks[-1].usage.total_tokens
-        made = client.chat.asyncCompletions.create(model=MODEL, messages=MESSAGES)
+        made = client.chat.asyncCompletions.create(**asked)
         deployment.get(f"/tasks/{made.id}", wait=60)
         later: Any = client.chat.asyncCompletions.retrieve_completion_result(made.id)
         yield later.choices[0].message.content, later.usage.total_tokens
 
 
-def by_zai(deployment: Deployment) -> Iterator[tuple[str, int]]:
+def by_zai(deployment: Deployment, asked: Mapping[str, Any] = ECHO) -> Iterator[tuple[str, int]]:
     def call(name: str) -> Any:
-        arguments = {"model": MODEL, "messages": MESSAGES}
         at = f"{deployment.url}/api/paas/v4"
-        return sdks.drive("zai", key=deployment.key, url=at, by_key=False, call=name, arguments=arguments)
+        return sdks.drive("zai", key=deployment.key, url=at, by_key=False, call=name, arguments=dict(asked))
 
     for name in ("whole", "async"):
         answer = call(name)
@@ -58,10 +58,11 @@ def by_zai(deployment: Deployment) -> Iterator[tuple[str, int]]:
     yield "".join(c["choices"][0]["delta"]["content"] or "" for c in chunks), chunks[-1]["usage"]["total_tokens"]
 
 
-def by_zhipuai_1(deployment: Deployment) -> Iterator[tuple[str, int]]:
+def by_zhipuai_1(deployment: Deployment, asked: Mapping[str, Any] = ECHO) -> Iterator[tuple[str, int]]:
     def call(name: str, **arguments: Any) -> Any:
         at = f"{deployment.url}/api/paas/v3/model-api"
-        told = {"model": MODEL, "prompt": MESSAGES, **arguments}
+        told = {**asked, "prompt": asked["messages"], **arguments}
+        del told["messages"]
         return sdks.drive("zhipuai-1", key=deployment.key, url=at, call=name, arguments=told)
 
     def read(answer: Any) -> tuple[str, int]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,9 @@ import pytest
 from tests.acceptance.conftest import Deployment
 from tests.acceptance.processes import Processes
 from tests.acceptance.test_main_path import wait_until_ended
+
+LINES = int(os.environ.get("TOLLGATE_CHAOS_LINES") or 800)
+"""Of a batch."""
 
 
 def test_the_embedded_mode_finishes_after_kill_9_what_it_had_accepted(embedded: Deployment) -> None:
@@ -26,6 +33,33 @@ def test_the_embedded_mode_finishes_after_kill_9_what_it_had_accepted(embedded: 
     billed = embedded.bill()["charges"]
     assert usage["tasks_succeeded"] == 300
     assert 300 <= billed <= 300 + usage["attempts_uncertain"], "what ran at the kill is shown as perhaps billed"
+
+
+@pytest.mark.timeout(60 + LINES / 10)
+def test_the_embedded_mode_finishes_a_batch_after_kill_9(embedded: Deployment) -> None:
+    embedded.set_simulator(latency_s=0.1)
+    lines = [f'{{"prompt": "text {n}", "custom_id": "{n}"}}' if n % 100 else "no line" for n in range(1, LINES + 1)]
+    with embedded.client as client:
+        file = client.post("/files", content="\n".join(lines).encode()).json()
+    asked = {"input_file_id": file["id"], "model": "glm-4-air", "parameters": {"max_tokens": 10}}
+    batch_id = embedded.post("/batches", asked, status=201)["id"]
+    while embedded.get(f"/batches/{batch_id}")["counts"]["succeeded"] < LINES // 4:
+        time.sleep(0.1)  # its progress is polled
+    embedded.server.kill()
+
+    server = embedded.processes.start("tollgate", "up", "--port", "0", environment=embedded.environment)
+    embedded.url = server.wait_for(r"serves on (http://\S+)").group(1)
+    while (batch := embedded.get(f"/batches/{batch_id}"))["state"] == "in_progress":
+        time.sleep(0.1)
+    bad = LINES // 100
+    counts = {name: count for name, count in batch["counts"].items() if count}
+    assert (batch["state"], counts) == ("completed", {"total": LINES, "invalid": bad, "succeeded": LINES - bad})
+    with embedded.client as client:
+        told = [json.loads(line) for line in client.get(f"/batches/{batch_id}/results").text.splitlines()]
+    assert [line["line"] for line in told] == list(range(1, LINES + 1)), "each once, in the order of the file"
+    assert [line["line"] for line in told if line["error"]] == list(range(100, LINES + 1, 100))
+    certain, billed = Decimal(batch["cost"]), Decimal(embedded.bill()["cost"])
+    assert certain <= billed <= certain + Decimal(batch["possible_cost"] or 0)
 
 
 def test_a_second_up_on_the_same_data_is_refused_with_the_fix(embedded: Deployment) -> None:

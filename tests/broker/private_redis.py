@@ -12,7 +12,7 @@ from pathlib import Path
 import redis
 
 BINARY = shutil.which("redis-server")
-START_S = 10.0
+START_S = 30.0
 
 
 class PrivateRedis:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis
+
 from tests.broker.private_redis import PrivateRedis
 from tollgate.broker.celery_app import RECONNECT_S, create_celery
 from tollgate.domain.ids import new_id
@@ -30,6 +32,24 @@ def test_interactive_messages_are_taken_before_bulk_ones(redis_url: str) -> None
     app.close()
     # One bulk message may be asked for before the first interactive one is there: BRPOP names all queues in order.
     assert order == ["cloud.interactive"] * 10 + ["cloud.bulk"] * 10
+
+
+def test_a_message_under_way_is_noted_nowhere(private_redis: PrivateRedis) -> None:
+    """It is a hint: to keep it until it is acknowledged would be two round trips for each."""
+    app = create_celery(private_redis.url, lanes=LANES)
+    app.send_task("tollgate.run", args=[LANES[0], {}], queue=LANES[0], ignore_result=True)
+    kept: list[bytes] = []
+    with redis.Redis.from_url(private_redis.url) as client, app.connection_for_read() as connection:
+
+        def take(_body: Any, message: Any) -> None:
+            kept.extend(key for key in client.scan_iter() if not key.startswith(b"_kombu."))
+            kept.append(b"taken")
+            message.ack()
+
+        with connection.Consumer([app.amqp.queues[LANES[0]]], callbacks=[take]):
+            connection.drain_events(timeout=20)
+    app.close()
+    assert kept == [b"taken"]
 
 
 def test_a_worker_waits_evenly_for_its_broker(private_redis: PrivateRedis) -> None:

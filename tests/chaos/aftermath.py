@@ -37,6 +37,8 @@ class Aftermath:
     """Tasks under the leases of the dead and of the frozen one, at the last death."""
     again_s: float
     """From then until all of them ran elsewhere, or had ended."""
+    late_reads: int
+    """How often the beat that lives was late to read the heartbeats."""
 
 
 def bring_about(town: Deployment) -> Aftermath:
@@ -60,7 +62,14 @@ def bring_about(town: Deployment) -> Aftermath:
     again_s = time.monotonic() - since
     frozen.thaw()
     frozen.wait_for("lease was lost", timeout_s=30)
-    return Aftermath(town=town, dead={**dead, "committed": gateway}, frozen=frozen, held=held, again_s=again_s)
+    return Aftermath(
+        town=town,
+        dead={**dead, "committed": gateway},
+        frozen=frozen,
+        held=held,
+        again_s=again_s,
+        late_reads=beats[0].output.count("heartbeats read late"),
+    )
 
 
 def _lose_an_answer(town: Deployment) -> None:
@@ -84,7 +93,13 @@ def _feed_until_dead(town: Deployment, doomed: list[Process], *, then_freeze: Pr
         town.submit("later", run_after=(datetime.now(UTC) + timedelta(seconds=1)).isoformat())
         time.sleep(0.1)  # a supply, not a flood
     assert {process.exit_code for process in doomed} == {-signal.SIGKILL}
-    until(lambda: bool(town.books().held_by({then_freeze.pid})), "the worker to freeze has tasks", limit_s=20)
+
+    def has_tasks() -> bool:
+        # It may have ended all there was.
+        town.submit(*prompts(4, about="text"))
+        return bool(town.books().held_by({then_freeze.pid}))
+
+    until(has_tasks, "the worker to freeze has tasks", limit_s=60)
     then_freeze.freeze()
 
 

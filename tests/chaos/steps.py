@@ -55,11 +55,19 @@ DELIVERING = {
     # beat: deliveries are claimed, the receiver has one of them, and nothing is written
     "delivered": Step(module="worker.webhooks.courier", function="Courier._judge", when="before"),
 }
+READING = {
+    # gateway: a step of a batch's lines is committed, and the rest of its file is not read
+    "taken": Step(module="gateway.batches.intake", function="BatchIntake._commit", when="after"),
+}
+BUYING = {
+    # worker: the upstream has a batch that nobody knows the id of
+    "bought": Step(module="worker.upstream_batches.cloud", function="Cloud.create", when="after"),
+    # worker: some of its answers are settled, and the rest is in a file on this process's disk
+    "harvesting": Step(module="worker.upstream_batches.harvest", function="Harvest._settle_answers", when="after"),
+}
 IN_TRANSACTION = {
     # worker: tasks, attempts and results are written, the roll-up's rows are locked, nothing is committed
     "settling": Step(module="tollgate.store.settlements", function="settle", when="after"),
-    # worker: tasks are taken, nothing is committed
-    "claiming": Step(module="tollgate.store.claims", function="_take", when="after"),
     # worker: it has the announcers' lock
     "feeding": Step(module="tollgate.store.announce", function="take_due", when="after"),
 }
@@ -68,7 +76,7 @@ IN_TRANSACTION = {
 
 def strike_at(name: str, *, passing: int = 1, with_signal: signal.Signals = signal.SIGKILL) -> None:
     """This process sends itself the signal at the `passing`-th passing of the step. Raises KeyError, AttributeError."""
-    step = (STEPS | DELIVERING | IN_TRANSACTION)[name]
+    step = (STEPS | DELIVERING | READING | BUYING | IN_TRANSACTION)[name]
     module = importlib.import_module(step.module)
     path, _, attribute = step.function.rpartition(".")
     owner = functools.reduce(getattr, path.split(".") if path else [], module)

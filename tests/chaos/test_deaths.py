@@ -11,10 +11,10 @@ from tests.chaos.books import Row, hex_of
 from tests.chaos.conftest import Settle
 from tests.chaos.deployment import Deployment
 from tests.chaos.steps import STEPS
+from worker.watch import DEAD_AFTER_S
 
-AGAIN_WITHIN_S = 30.0 + 15.0
-"""20 s to 24 s until a worker is found dead, the first back-off, 2 s to the next round of the announcer: 20 s in all on
-a quiet machine. Where two such towns share a busy one, a hint was seen to be lost: it is given again after 15 s."""
+AGAIN_WITHIN_S = 30.0
+"""20 s to 24 s until a worker is found dead, the first back-off, 2 s to the next round of the announcer."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -37,9 +37,10 @@ def test_every_step_of_the_table_killed_its_process(aftermath: Aftermath) -> Non
     )
 
 
-def test_what_the_dead_held_soon_runs_again(aftermath: Aftermath) -> None:
+def test_what_the_dead_held_runs_again_within_30_s(aftermath: Aftermath) -> None:
     assert len(aftermath.held) >= len(WORKER_STEPS), "each of them held something"
-    assert aftermath.again_s <= AGAIN_WITHIN_S
+    # A beat that a busy machine held up for 5 s counts the silence anew, and says so.
+    assert aftermath.again_s <= AGAIN_WITHIN_S + DEAD_AFTER_S * aftermath.late_reads
 
 
 def test_all_of_it_ends_and_the_books_balance(aftermath: Aftermath, settle: Settle) -> None:

@@ -14,7 +14,7 @@ from tests.chaos.steps import IN_TRANSACTION
 
 GOES_ON_WITHIN_S = 60.0
 """20 s to 24 s until it counts as dead, and what a statement may wait for a lock (30 s)."""
-PASSING = {"settling": 12, "claiming": 12, "feeding": 4}
+PASSING = {"settling": 12, "feeding": 4}
 """Not at the first: while its driver prepares a statement for the first time on a connection, beside the transaction
 that is stopped, the server waits for the rest with no limit of its own (before PostgreSQL 17's transaction_timeout). A
 worker has ten connections, and takes them in turn."""

@@ -36,5 +36,5 @@ def test_hints_that_name_a_wrong_route_cost_no_slot(deployment: Deployment, sett
             worker.thaw()
         deployment.until_ended(ids)
     after = deployment.submit(*["of the route that was named"] * 20, model=MODELS[0])
-    took_s = deployment.until_ended(after, limit_s=20)
+    took_s = deployment.until_ended(after, limit_s=60)
     settle(deployment, misleading_hints=ROUNDS * AT_ONCE, ended_after_s=round(took_s, 1))

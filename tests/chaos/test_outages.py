@@ -22,6 +22,8 @@ OUTAGE_S = 30.0
 BACK_WITHIN_S = 60.0
 """From the return of a server until all that was accepted has ended."""
 PATIENCE_S = 90
+OTHERS_WITHIN_S = 45.0
+"""They take a second or two alone; who waits for the calls that hang waits PATIENCE_S."""
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -36,7 +38,7 @@ def bought_once(town: Deployment, ids: list[str]) -> bool:
 
 
 def in_flight(town: Deployment, count: int) -> None:
-    until(lambda: town.simulator_stats()["in_flight"] >= count, f"{count} calls are in flight", limit_s=30)
+    until(lambda: town.simulator_stats()["in_flight"] >= count, f"{count} calls are in flight", limit_s=60)
 
 
 @contextmanager
@@ -103,7 +105,7 @@ def test_restarts_under_load(deployment: Deployment, settle: Settle) -> None:
     """PostgreSQL twice, once as in a crash, and Redis, which forgets all it had."""
     with load(deployment) as ids:
         for immediate in (False, True):
-            until(lambda: len(ids) > 20, "there is load", limit_s=20)
+            until(lambda: len(ids) > 20, "there is load", limit_s=60)
             deployment.postgres.stop(immediate=immediate)
             deployment.postgres.start()
             seen = len(ids)
@@ -131,7 +133,7 @@ def test_connections_that_break_under_load(deployment: Deployment, settle: Settl
 def test_a_network_that_hangs_for_a_while(deployment: Deployment, settle: Settle) -> None:
     """Nothing is refused, nothing breaks, nothing comes: 8 s of it."""
     with load(deployment) as ids:
-        until(lambda: len(ids) > 20, "there is load", limit_s=20)
+        until(lambda: len(ids) > 20, "there is load", limit_s=60)
         deployment.store.hang()
         deployment.broker.hang()
         time.sleep(8)  # the outage is the time itself
@@ -164,7 +166,7 @@ def test_an_upstream_that_hangs_stops_no_other_model(deployment: Deployment, set
     hung = [i for _ in range(15) for i in deployment.submit(*["[[fault:hang]] never"] * 10)]
     in_flight(deployment, 50)
     others = deployment.submit(*prompts(100, about="others"), model=MODELS[1])
-    took_s = deployment.until_ended(others, limit_s=15)
+    took_s = deployment.until_ended(others, limit_s=OTHERS_WITHIN_S)
     assert "running" in deployment.states(hung)
     with deployment.client() as client:
         for task_id in hung:

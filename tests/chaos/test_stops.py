@@ -13,7 +13,7 @@ from tests.chaos.conftest import Settle
 from tests.chaos.deployment import Deployment, prompts, serves, until
 
 LATENCY_S = 2.0
-STOPS_WITHIN_S = 12.0
+STOPS_WITHIN_S = 20.0
 """In-flight calls take LATENCY_S; the rest is a margin for a busy machine."""
 HELD_S = 4.0
 """Latency while one worker holds everything: it is asked to stop before the first of them ends."""
@@ -37,7 +37,13 @@ def test_a_worker_that_is_asked_to_stop_ends_what_it_sent_and_leaves_the_rest(
     serves(leaving)
     deployment.set_simulator(latency_s=LATENCY_S)
     ids = [i for n in range(25) for i in deployment.submit(*prompts(10, about=f"stop {n}"))]
-    until(lambda: bool(deployment.books().held_by({leaving.pid})), "the leaving worker has tasks", limit_s=20)
+
+    def has_tasks() -> bool:
+        # The others may have taken all there was.
+        ids.extend(deployment.submit(*prompts(10, about="stop")))
+        return bool(deployment.books().held_by({leaving.pid}))
+
+    until(has_tasks, "the leaving worker has tasks", limit_s=60)
     asked_at = datetime.now().astimezone()
     leaving.ask_to_stop()
     began = time.monotonic()
@@ -61,7 +67,7 @@ def test_hints_that_a_stopping_worker_held_are_told_again_at_once(deployment: De
     serves(leaving)
     deployment.set_simulator(latency_s=HELD_S)
     ids = deployment.submit(*prompts(100, about="held"))
-    until(lambda: bool(deployment.books().held_by({leaving.pid})), "it has tasks", limit_s=20)
+    until(lambda: bool(deployment.books().held_by({leaving.pid})), "it has tasks", limit_s=60)
     asked_at = datetime.now().astimezone()
     began = time.monotonic()
     leaving.ask_to_stop()

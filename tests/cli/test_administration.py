@@ -53,6 +53,31 @@ def test_a_project_is_made_once_and_counts_its_active_keys(on_database: Tollgate
     assert (table.count("revoked"), table.count("active")) == (1, 1)
 
 
+def test_what_a_project_keeps_is_set_and_listed(on_database: Tollgate) -> None:
+    on_database("keys", "create", "--project", "search")
+    done = on_database("projects", "set", "search", "--keep-prompts", "30d", "--keep-results", "36h")
+    assert (done.code, done.stdout) == (0, "project search keeps prompts for 30d and results for 36h\n"), done.stderr
+    changed = on_database("projects", "set", "search", "--keep-results", "forever", "--json").json
+    assert (changed["keep_prompts"], changed["keep_results"]) == ("30d", None)
+    (listed,) = on_database("projects", "--json").json
+    assert listed == {**changed, "active_keys": 1}
+    assert re.search(r"search\b.*\b30d\b.*\bforever\b", on_database("projects").stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["search"], "give --keep-prompts or --keep-results"),
+        (["search", "--keep-prompts", "30"], "write hours or days, from '1h' to '3650d', or forever"),
+        (["nobody", "--keep-prompts", "30d"], "no project 'nobody'"),
+    ],
+)
+def test_what_a_project_cannot_keep_is_told(on_database: Tollgate, arguments: list[str], told: str) -> None:
+    refused = on_database("projects", "set", *arguments)
+    assert refused.code != 0
+    assert told in " ".join(refused.stderr.replace("│", " ").split())
+
+
 def test_an_unknown_key_or_project_is_an_error(on_database: Tollgate) -> None:
     assert on_database("keys", "revoke", "nobody").stderr == "tollgate: no key 'nobody'\n"
     assert on_database("keys", "list", "--project", "nobody").code == 1
@@ -129,6 +154,40 @@ def test_the_price_table_names_the_currency_and_the_tiers(tollgate: Tollgate) ->
     assert "CNY per million tokens" in shown
     assert re.search(r"zhipu/glm-4-flash +flat +free +free +free", shown)
     assert "prompt 32000+" in shown
+
+
+BY_THE_SECOND = """
+[[price]]
+upstream = "gpu"
+model = "glm-4-9b"
+valid_from = 2025-01-01
+engine_second = "0.0025"
+tokens_per_second = 1500
+"""
+GPU = '[[upstream]]\nname = "gpu"\nkind = "local"\n[[model]]\nname = "mine"\nroutes = ["gpu/glm-4-9b"]\n'
+
+
+def test_a_price_by_the_second_is_checked_published_and_shown(on_database: Tollgate, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(BY_THE_SECOND)
+    (tmp_path / "models.toml").write_text(GPU)
+    files = {"TOLLGATE_MODELS_FILE": str(tmp_path / "models.toml"), "TOLLGATE_PRICES_FILE": str(tmp_path / "mine.toml")}
+    assert "1 price for 1 model in CNY" in on_database("prices", "check", **files).stdout
+    assert on_database("models", "check", **files).stdout.splitlines() == ["1 model, 1 upstream, 1 price: good"]
+    assert on_database("prices", "publish", **files).stdout.startswith("1 new price version published")
+    (price,) = on_database("prices", "--json", **files).json
+    engine = {"second": "0.0025", "tokens_per_second": 1_500, "alone_tokens_per_second": 150}
+    assert (price["tiers"], price["engine"]) == ([], engine)
+    assert re.search(r"gpu/glm-4-9b +0\.0025 a second of the engine +-", on_database("prices", **files).stdout)
+    (model,) = on_database("models", "list", "--offline", "--json", **files).json
+    assert model["price"] == {"currency": "CNY", "tiers": [], "engine": engine}
+    assert re.search(r"mine +chat +gpu/glm-4-9b +0\.0025/s", on_database("models", "list", "--offline", **files).stdout)
+
+
+def test_a_price_by_the_second_of_what_tells_no_time_is_named(tollgate: Tollgate, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(GPU.replace('kind = "local"', 'kind = "openai"\nbase_url = "http://x/v1"'))
+    (tmp_path / "mine.toml").write_text(BY_THE_SECOND)
+    told = tollgate("models", "check", "models.toml", "--prices", "mine.toml").stdout.splitlines()[1]
+    assert told.startswith("by the second, but not local: gpu/glm-4-9b (it tells no time of its engine")
 
 
 def test_models_without_price_or_key_are_named(tollgate: Tollgate, tmp_path: Path) -> None:

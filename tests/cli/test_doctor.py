@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Tollgate, Up
+from tests.inference_server import SGLANG_METRICS, InferenceServer
 from tollgate import configuration, settings
-from tollgate.cli.doctor import configured, routes, store, upstreams, workers
+from tollgate.cli.doctor import configured, routes, store, uploads, upstreams, workers
 from tollgate.cli.doctor.report import Check
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
+from tollgate.domain.reach import Stuck
 from tollgate.domain.routing import Catalog, Model, Route, UpstreamSpec
+from tollgate.settings import Settings
 from tollgate.simulator import Simulator, SimulatorSettings
 from tollgate.store import leases
 from tollgate.store.database import Database
@@ -70,6 +73,20 @@ def test_a_variable_that_nobody_reads_is_named_with_its_neighbour() -> None:
         "TOLLGATE_QQQQ": None,
         "TOLLGATE_REDIS_URI": "TOLLGATE_REDIS_URL",
     }
+
+
+def test_a_files_folder_must_be_one_and_have_room(tmp_path: Path) -> None:
+    def look(path: Path, **changes: Any) -> tuple[str, str]:
+        found = uploads.check(Settings(files=path, **changes))
+        return found.state, found.found
+
+    assert look(tmp_path, max_file_bytes=1)[0] == "ok"
+    state, found = look(tmp_path / "new" / "files", max_file_bytes=1)
+    assert (state, "the first upload makes it" in found) == ("ok", True)
+    assert not (tmp_path / "new").exists(), "a doctor changes nothing"
+    assert look(tmp_path, max_file_bytes=2**60)[0] == "warn"
+    (tmp_path / "file").write_text("x")
+    assert look(tmp_path / "file" / "files") == ("fail", f"{tmp_path / 'file'} is no folder")
 
 
 def worker(*lanes: str, seen_s: float) -> WorkerRow:
@@ -138,28 +155,15 @@ def test_only_a_refused_credential_is_a_failure(status: int, code: str | None, s
     assert upstreams.judged("u", "http://x", status=status, body=body).state == state
 
 
-def test_a_stuck_route_is_told_with_what_becomes_of_the_tasks_of_each_model() -> None:
-    specs = {name: UpstreamSpec(name=name, kind="openai") for name in ("a", "b")}
-    here, there = (Route(upstream=name, model="m") for name in ("a", "b"))
-    models = [
-        Model(name="both", routes=(here, there)),
-        Model(name="one", routes=(here,)),
-        Model(name="never", routes=(here, there), fallback_on=frozenset()),
-        Model(name="other", routes=(there,)),
-    ]
-    routed = Catalog(upstreams=specs, models={model.name: model for model in models})
-    assert routes.check(frozenset(), routed).state == "ok"
-    one = routes.check({"a/m"}, routed)
-    assert (one.state, one.found) == ("warn", "nobody can call a/m: tasks of both go to b/m, tasks of one, never wait")
+def test_a_stuck_route_is_told_with_why_and_what_becomes_of_the_tasks_of_each_model() -> None:
+    assert routes.check([]).state == "ok"
+    fates = {"both": "b/m", "one": None, "also": "b/m", "never": None}
+    one = routes.check([Stuck(route="a/m", why="no worker has upstream a", fates=fates)])
+    told = "nobody can call a/m (no worker has upstream a): tasks of both, also go to b/m, tasks of one, never wait"
+    assert (one.state, one.found) == ("warn", told)
     assert one.fix
-    both = routes.check({"a/m", "b/m"}, routed).found
-    assert both == (
-        "nobody can call a/m: tasks of both, one, never wait; nobody can call b/m: tasks of both, never, other wait"
-    )
-    assert routes.check({"a/m"}, None).found == "nobody can call a/m" == routes.check({"a/m"}, NO_MODELS).found
-
-
-NO_MODELS = Catalog(upstreams={}, models={})
+    both = [Stuck(route=route, why="it is down", fates={}) for route in ("a/m", "b/m")]
+    assert routes.check(both).found == "nobody can call a/m (it is down); nobody can call b/m (it is down)"
 
 
 async def test_a_route_is_stuck_by_what_the_workers_say_whatever_is_paused(
@@ -172,7 +176,7 @@ async def test_a_route_is_stuck_by_what_the_workers_say_whatever_is_paused(
         await leases.renew(connection, here, load=load, now=NOW)
     loaded = settings.load({"TOLLGATE_DATABASE_URL": database_url}, dotenv_path=Path("absent"))
     checks = {check.name: check for check in await store.check(loaded, None, slow=False)}
-    assert checks["routes"].found == "nobody can call a/m"
+    assert checks["routes"].found == "nobody can call a/m (upstream a is paused, without a key, or down)"
     assert checks["pauses"].found == "no upstream is paused"
 
 
@@ -208,6 +212,46 @@ def test_a_refused_key_says_what_to_do_and_is_not_shown(code: str, fix: str, zhi
     (check,) = zhipu("bad.secret-of-mine", refuse_keys={"bad": code})
     assert (check.state, check.fix) == ("fail", fix), check
     assert "secret-of-mine" not in repr(check)
+
+
+def doctored(server: InferenceServer, *, model: str = "glm-4-9b") -> dict[str, Check]:
+    """What is said of a running server that models.toml asks for `model`."""
+
+    async def run() -> list[Check]:
+        async with server:
+            spec = UpstreamSpec(name="vllm", kind="openai", base_url=server.base_url)
+            routed = Model(name="m", routes=(Route(upstream="vllm", model=model),))
+            catalog = Catalog(upstreams={"vllm": spec}, models={"m": routed})
+            return await asyncio.to_thread(upstreams.check, catalog, settings.load({}, dotenv_path=Path("absent")))
+
+    return {check.name: check for check in asyncio.run(run())}
+
+
+def test_an_inference_server_tells_its_load() -> None:
+    found = doctored(InferenceServer())
+    assert {check.state for check in found.values()} == {"ok"}
+    assert found["load of upstream vllm"].found == "vLLM: 3 running, 1 waiting, key-value cache 42% used"
+
+
+def test_one_that_has_more_than_it_can_take_is_warned_of() -> None:
+    load = doctored(InferenceServer(metrics=SGLANG_METRICS))["load of upstream vllm"]
+    assert (load.state, load.found) == ("warn", "SGLang: 14 running, 20 waiting, key-value cache 74% used")
+    assert "max_in_flight" in load.fix
+
+
+def test_one_that_tells_no_load_is_asked_no_more() -> None:
+    assert set(doctored(InferenceServer(metrics=None))) == {"upstream vllm"}
+
+
+def test_one_whose_engine_is_dead_fails() -> None:
+    check = doctored(InferenceServer(health=503))["health of upstream vllm"]
+    assert (check.state, check.found.endswith("/health says that it is not well: HTTP 503")) == ("fail", True)
+
+
+def test_one_that_does_not_serve_what_is_asked_of_it_says_what_it_serves() -> None:
+    check = doctored(InferenceServer(), model="zai-org/GLM-4-9B-0414")["upstream vllm"]
+    assert (check.state, "it serves glm-4-9b" in check.found) == ("warn", True)
+    assert "--served-model-name" in check.fix
 
 
 def test_an_upstream_that_is_away_fails_soon(catalog: Catalog) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +74,25 @@ def test_an_interrupted_demo_stops_what_it_started(number: signal.Signals, tmp_p
         running.communicate(timeout=40)
     assert running.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_the_server_is_being_started_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            begun.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    running = runpy.run_path(str(EXAMPLES / "demo.py"))["running"]
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)  # the moment between a process and its name cannot be met
+    try:
+        with pytest.raises(KeyboardInterrupt), running(tmp_path):
+            pass
+        assert begun[0].poll() is not None
+    finally:
+        begun[0].kill()
+        begun[0].wait()

@@ -71,7 +71,7 @@ def test_the_simulator_says_which_models_it_knows_and_how_to_change_its_faults(t
     shown = " ".join(tollgate("simulator", "--help").stdout.split())
     assert "price at upstream zhipu (TOLLGATE_PRICES_FILE)" in shown
     given = [settings_json.parse(one.encode()) for one in re.findall(r"PUT \$URL -d '([^']*)'", shown)]
-    assert len(given) == 2
+    assert len(given) == 3
     for changes in given:
         settings_json.change(SimulatorSettings(), changes)
 

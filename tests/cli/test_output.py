@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tollgate.cli import answers, exits, output
-from tollgate.cli.exits import GatewayUnreachableError, MissingKeyError, RefusedError
+from tollgate.cli.exits import BadFileError, GatewayUnreachableError, MissingKeyError, RefusedError
 from tollgate.domain.errors import InvalidRequestError, NotFoundError, SettingsError, StoreUnavailableError
 
 
@@ -14,6 +14,8 @@ from tollgate.domain.errors import InvalidRequestError, NotFoundError, SettingsE
         (RefusedError(403, kind="forbidden", message=""), exits.UNREACHABLE),
         (RefusedError(503, kind="unavailable", message=""), exits.UNREACHABLE),
         (RefusedError(400, kind="invalid_request", message=""), exits.USAGE),
+        (RefusedError(413, kind="too_large", message=""), exits.USAGE),
+        (BadFileError(""), exits.USAGE),
         (RefusedError(404, kind="not_found", message=""), exits.FAILED),
         (RefusedError(500, kind="internal", message=""), exits.FAILED),
         (GatewayUnreachableError("", sent=False), exits.UNREACHABLE),
@@ -91,3 +93,18 @@ def test_every_reason_of_a_verdict_has_advice() -> None:
 
     known = {value.reason for value in vars(verdicts).values() if isinstance(value, verdicts.Verdict)}
     assert known - {"duplicate_request_id"} == set(answers.ADVICE)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"), (125, "2 min 5 s"),
+     (3_599.6, "1 h 0 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")],
+)  # fmt: skip
+def test_a_duration_has_the_two_units_that_matter(seconds: float, shown: str) -> None:
+    assert output.duration(seconds) == shown
+
+
+def test_rough_money_has_four_digits() -> None:
+    assert [output.rough_money(amount) for amount in ("0.00123456", "1234.567", "0", None)] == [
+        "0.001235", "1,235.00", "0.00", "-"
+    ]  # fmt: skip

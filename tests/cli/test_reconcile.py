@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.cli.conftest import Tollgate, Up
-from tests.conftest import run
+from tests.databases import Loop
 from tests.store import seeds
 from tollgate.cli.reconcile import spinning
 from tollgate.store.claims import Claimed
@@ -30,10 +30,10 @@ HEAD = "request_id,cost\n"
 class Store:
     """Two tasks of which one succeeded (0.0006) and one is uncertain (perhaps 0.0007)."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, loop: Loop) -> None:
+        self.url, self._loop = url, loop
         self.ids: list[str] = []
-        run(self._fill())
+        loop.run(self._fill())
 
     async def _fill(self) -> None:
         database = Database.connect(self.url)
@@ -56,12 +56,12 @@ class Store:
             finally:
                 await database.close()
 
-        run(work())
+        self._loop.run(work())
 
 
 @pytest.fixture
-def store(database_url: str) -> Store:
-    return Store(database_url)
+def store(database_url: str, loop: Loop) -> Store:
+    return Store(database_url, loop)
 
 
 @pytest.fixture

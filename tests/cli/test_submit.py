@@ -261,6 +261,20 @@ def test_cancelling_what_ended_changes_nothing_and_what_is_not_there_is_told(cli
     assert ended.stderr.startswith("../../keys: ")
 
 
+def test_a_deleted_task_is_shown_without_its_texts_and_what_runs_is_told(client: Tollgate) -> None:
+    (task,) = client("submit", "[[echo]]SECRET", "--wait", "--json").json_lines
+    (runs,) = client("submit", "[[latency:60]]", "--json").json_lines
+    ended = client("tasks", "delete", task["id"], runs["id"], "nothing")
+    assert (ended.code, ended.stdout) == (1, f"{task['id']}  erased\n")
+    assert "cancel it first" in ended.stderr
+    assert "no task 'nothing'" in ended.stderr
+    shown = client("get", task["id"])
+    assert "kept no longer" in shown.stdout
+    assert "SECRET" not in shown.stdout
+    assert client("tasks", "delete", task["id"], "--json").json_lines[0]["cost"] == task["cost"]
+    client("tasks", "cancel", runs["id"])
+
+
 def usage_of(ended: Ended, label: str) -> Any:
     return next(group for group in ended.json["data"] if group["label"] == label)
 

@@ -35,12 +35,13 @@ from tollgate.simulator import Simulator, SimulatorSettings
 from tollgate.store import keys, price_list
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
+from tollgate.store.schema import tasks
 from worker.embedded_celery import EmbeddedCelery
 from worker.engine import Engine
 from worker.process import run_engine
 
 MASTER_KEY = "a-master-key-of-the-gateways-tests-0123456789"
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 """No test waits longer for anything."""
 V4 = "/api/paas/v4"
 MODELS = """
@@ -192,7 +193,10 @@ class Gate:
         return Caller(http=self.http, key=await self.key(**changes))
 
     async def claim(self, task_id: str) -> Claimed:
-        """It runs, in nobody's hands: it ends when the test settles it."""
+        """It runs, in nobody's hands: it ends when the test settles it. A batch's line is told before."""
+        async with self.database.write() as connection:
+            untold = tasks.c.id == UUID(task_id), tasks.c.announced_at.is_(None)
+            await connection.execute(tasks.update().where(*untold).values(announced_at=datetime.now(UTC)))
         (claimed,) = await seeds.claim(self.database, UUID(task_id), now=datetime.now(UTC))
         return claimed
 
@@ -228,6 +232,7 @@ def settings_for(database_url: str, folder: Path, **changes: Any) -> Settings:
         "models_file": models,
         "prices_file": prices,
         "drain_timeout_s": 1.0,
+        "files": folder / "files",
     }
     return Settings(**{**plain, **changes})
 

@@ -104,7 +104,7 @@ class TestKeys:
 class TestProjects:
     async def test_they_are_made_once_and_listed(self, admin: Caller) -> None:
         made = await admin.post("/projects", {"name": "new"}, status=201)
-        assert set(made) == {"id", "name", "created_at"}
+        assert set(made) == {"id", "name", "keep_prompts", "keep_results", "created_at"}
         assert await admin.post("/projects", {"name": "new"}, status=201) == made
         assert [project["name"] for project in (await admin.get("/projects"))["data"]] == ["admins", "new"]
 

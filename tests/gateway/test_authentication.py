@@ -171,7 +171,10 @@ def routes(app: fastapi.FastAPI) -> list[tuple[str, str]]:
     """(method, path) of every route."""
     found = []
     for context in iter_route_contexts(app.routes):
-        found += [(method, context.path or "") for method in sorted((context.methods or set()) - {"HEAD"})]
+        found += [
+            (method, (context.path or "").replace(":path}", "}"))
+            for method in sorted((context.methods or set()) - {"HEAD"})
+        ]
     return found
 
 

@@ -199,7 +199,8 @@ async def test_a_stuck_route_is_shown_with_where_its_tasks_go(gate: Gate) -> Non
         load = {"zhipu/glm-4.7": leases.RouteLoad(0, 0, True), SECOND: leases.RouteLoad(0, 9)}
         await leases.renew(connection, worker_id, load=load, now=now)
     ready = (await gate.http.get("/readyz")).json()
-    assert ready["stuck_routes"] == [{"route": "zhipu/glm-4.7", "fallbacks": [SECOND]}]
+    why = "upstream zhipu is paused, without a key, or down"
+    assert ready["stuck_routes"] == [{"route": "zhipu/glm-4.7", "reason": why, "fallbacks": [SECOND]}]
 
 
 async def test_a_models_rule_is_shown(gate: Gate) -> None:

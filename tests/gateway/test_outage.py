@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from gateway.authentication import Keyring
+from gateway.fleet import Fleet
 from gateway.intake import Intake
 from gateway.prices import PriceBook
 from gateway.reading import Reader
@@ -30,6 +31,10 @@ ROUTES = [
     ("GET", f"/tasks?id={ID}&wait=1", None),
     ("GET", f"/tasks/{ID}", None),
     ("POST", f"/tasks/{ID}/cancel", None),
+    ("GET", "/files", None),
+    ("POST", "/files", {}),
+    ("DELETE", f"/files/{ID}", None),
+    ("GET", V4 + f"/files/{ID}/content", None),
     ("GET", "/usage", None),
     ("GET", "/budgets", None),
     ("GET", "/models", None),
@@ -48,7 +53,14 @@ async def away(gate: Gate, *, keys_too: bool) -> AsyncIterator[None]:
         before,
         database=database,
         reader=Reader(database),
-        intake=Intake(database, publisher, catalog=before.catalog, limits=Limits(), prices=PriceBook(database)),
+        intake=Intake(
+            database,
+            publisher,
+            catalog=before.catalog,
+            limits=Limits(),
+            prices=PriceBook(database),
+            fleet=Fleet(database, before.catalog),
+        ),
         keyring=Keyring(database, [before.keyring.first_master]) if keys_too else before.keyring,
     )
     gate.app.state.services = gone

@@ -12,8 +12,9 @@ from tollgate.domain.ids import new_id
 
 TASK = {
     "id", "object", "status", "state", "model", "endpoint", "custom_id", "request_id", "label", "metadata", "priority",
-    "batch_id", "created_at", "started_at", "ended_at", "not_before", "expires_at", "cancel_requested_at", "tries",
-    "error", "callback_url", "upstream", "upstream_model",
+    "batch_id", "line", "created_at", "started_at", "ended_at", "not_before", "expires_at", "cancel_requested_at",
+    "tries", "waiting_reason", "error", "callback_url", "upstream", "upstream_model",
+    "erased", "prompt_erased",
 }  # fmt: skip
 BOUGHT = {"result", "usage", "cost", "possible_cost", "unpriced", "currency", "attempts"}
 

@@ -15,8 +15,7 @@ from tests.gateway.conftest import OpenGate
 from tests.gateway.gate import UNPRICED, V4, Caller, Gate, chat, one, refusal
 from tests.gateway.upstream import Upstream
 from tests.store import seeds
-from tollgate.domain.ids import new_id
-from tollgate.store import claims, schema
+from tollgate.store import schema
 
 MB = 1024 * 1024
 
@@ -27,9 +26,7 @@ async def size(gate: Gate) -> int:
 
 async def sent_upstream(gate: Gate, task_id: str) -> Any:
     """The body as its worker gets it."""
-    async with gate.database.write() as connection:
-        now = datetime.now(UTC)
-        (claimed,) = await claims.claim(connection, [UUID(task_id)], worker_id=new_id(), now=now)
+    (claimed,) = await seeds.claim(gate.database, UUID(task_id), now=datetime.now(UTC))
     return json.loads(claimed.body)
 
 

@@ -17,7 +17,7 @@ DIMENSIONS = ("hour", "day", "month", "project", "key", "model", "upstream", "la
 COUNTS = {
     "tasks", "tasks_succeeded", "tasks_failed", "attempts", "attempts_failed", "attempts_uncertain",
     "attempts_unpriced", "attempts_estimated", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "total_tokens", "cost", "possible_cost",
+    "total_tokens", "engine_seconds", "cost", "possible_cost",
 }  # fmt: skip
 
 

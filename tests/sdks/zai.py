@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import zai
 from zai import ZhipuAiClient
@@ -21,6 +22,34 @@ try:
             time.sleep(0.05)
             result = calls.retrieve_completion_result(made.id)
         told = result.model_dump()
+    elif call == "files":
+        with Path(arguments["path"]).open("rb") as file:
+            made = client.files.create(file=file, purpose="batch")
+        listed = client.files.list(purpose="batch", limit=1)
+        content = client.files.content(made.id).content.decode()
+        deleted = client.files.delete(made.id)
+        told = {
+            "made": made.model_dump(),
+            "listed": [one.id for one in listed.data],
+            "content": content,
+            "deleted": deleted.model_dump(),
+            "after": [one.id for one in client.files.list(after=made.id).data],
+        }
+    elif call == "batches":
+        with Path(arguments["path"]).open("rb") as file:
+            made = client.files.create(file=file, purpose="batch")
+        batch = client.batches.create(
+            input_file_id=made.id, endpoint=arguments["endpoint"], completion_window="24h", auto_delete_input_file=False
+        )
+        while batch.status in ("validating", "in_progress"):
+            time.sleep(0.05)
+            batch = client.batches.retrieve(batch.id)
+        told = {
+            "ended": batch.model_dump(),
+            "listed": [one.id for one in client.batches.list(limit=5).data],
+            "output": client.files.content(batch.output_file_id).content.decode(),
+            "errors": client.files.content(batch.error_file_id).content.decode(),
+        }
     elif call == "embeddings":
         told = client.embeddings.create(**arguments).model_dump()
     else:

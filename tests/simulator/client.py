@@ -12,6 +12,8 @@ import orjson
 from tollgate.simulator import Simulator
 
 KEY = "tester.secret"
+LIMIT_S = 30.0
+"""No test waits longer for anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

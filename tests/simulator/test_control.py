@@ -13,7 +13,7 @@ import pytest
 from tests.simulator.client import Start
 from tollgate.domain.errors import SettingsError
 from tollgate.domain.usage import TokenUsage
-from tollgate.simulator import Faults, SimulatorSettings
+from tollgate.simulator import Faults, SimulatorSettings, batch_settings
 from tollgate.simulator.bill import Bill
 from tollgate.simulator.embeddings import vector
 from tollgate.simulator.settings import CHECKS
@@ -33,6 +33,7 @@ async def test_the_bill_prices_prompt_cache_and_completion(start: Start) -> None
         "completion_tokens": 100,
         "cost": "0.001664",  # (12 x 4 + 16 x 1 + 100 x 16) / 1,000,000
         "cost_nano": 1_664_000,
+        "batch_charges": 0,
     }
 
 
@@ -57,6 +58,7 @@ async def test_the_csv_has_one_row_a_charge(start: Start) -> None:
         "completion_tokens",
         "cost",
         "created",
+        "batch",
     ]
 
 
@@ -122,6 +124,11 @@ async def test_settings_come_back_as_they_were_shown(start: Start) -> None:
         (b'{"refuse_keys":{"x":"1302"}}', "refuse_keys"),
         (b'{"rate_limit_code":"1301"}', "rate_limit_code"),
         (b'{"bill_errors":1}', "true or false"),
+        (b'{"batches":{"failed":2}}', "batches.failed: 2 is not a number from 0 to 1"),
+        (b'{"batches":{"failed":0.6,"missing":0.6}}', "add up to 1.2"),
+        (b'{"batches":{"counts":"float"}}', "batches.counts: 'float' is not one of object"),
+        (b'{"batches":{"faults_on":["chat"]}}', "batches.faults_on"),
+        (b'{"batches":{"speed":1}}', "batches.speed: no such setting"),
     ],
 )
 async def test_a_wrong_setting_is_named_and_changes_nothing(start: Start, changes: bytes, said: str) -> None:
@@ -134,6 +141,13 @@ async def test_a_wrong_setting_is_named_and_changes_nothing(start: Start, change
 
 def test_every_setting_is_checked() -> None:
     assert set(CHECKS) == {item.name for item in fields(SimulatorSettings)}
+    assert set(batch_settings.CHECKS) == {item.name for item in fields(batch_settings.Batches)}
+
+
+async def test_a_batch_setting_leaves_its_neighbours(start: Start) -> None:
+    client = await start(batches=batch_settings.Batches(failed=0.25))
+    shown = await client.send("PUT", "/simulator/settings", body={"batches": {"faults_on": ["batch_create"]}})
+    assert (shown.body["batches"]["failed"], shown.body["batches"]["faults_on"]) == (0.25, ["batch_create"])
 
 
 def test_a_wrong_setting_cannot_be_built() -> None:

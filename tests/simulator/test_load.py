@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from tests.simulator.client import Start
+from tests.simulator.client import LIMIT_S, Start
 from tollgate.domain.prices import PriceTable
 from tollgate.simulator import Simulator, serve
 
@@ -45,7 +45,7 @@ async def test_two_thousand_calls_of_a_second_end_within_a_few(start: Start) -> 
 async def test_serve_runs_until_cancelled(prices: PriceTable) -> None:
     listening: asyncio.Future[Simulator] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(prices=prices, ready=listening.set_result))
-    simulator = await asyncio.wait_for(listening, timeout=5)
+    simulator = await asyncio.wait_for(listening, timeout=LIMIT_S)
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{simulator.origin}/simulator/stats") as response:
             assert response.status == 200

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from zhipuai import APIAuthenticationError, APIInternalError, APIReachLimitError, ZhipuAI
 
-from tests.simulator.client import Client, Start
+from tests.simulator.client import LIMIT_S, Client, Start
 from tollgate.simulator import tokens
 
 MESSAGES = [{"role": "user", "content": "hello from the SDK"}]
@@ -55,7 +55,7 @@ async def test_an_async_call_is_submitted_and_retrieved(server: Client, sdk: Zhi
     )
     assert (submitted.task_status, submitted.request_id) == ("PROCESSING", "request-1")
     retrieve = sdk.chat.asyncCompletions.retrieve_completion_result
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         result = await asyncio.to_thread(retrieve, submitted.id)
         while result.task_status == "PROCESSING":
             result = await asyncio.to_thread(retrieve, submitted.id)

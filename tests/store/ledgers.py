@@ -14,7 +14,7 @@ from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.settling import Bill
 from tollgate.domain.tasks import Key, NewTask
-from tollgate.store import budgets, cancels, intake, leases
+from tollgate.store import budgets, cancels, intake
 from tollgate.store.database import Database
 from tollgate.store.reconcile import CHECKS, checks, snapshots
 from tollgate.store.reconcile.checks import Difference, Finding
@@ -81,12 +81,6 @@ async def a_budget(database: Database, key: Key, *, period: Period, of_key: bool
     return budget.id
 
 
-async def a_worker(database: Database, worker_id: UUID) -> UUID:
-    async with database.write() as connection:
-        await leases.register(connection, worker_id, name="w", lanes=("cloud",), now=seeds.NOW)
-    return worker_id
-
-
 async def fill(database: Database) -> Books:
     """Six tasks, and all that became of them."""
     key = await seeds.a_key(database)
@@ -95,7 +89,7 @@ async def fill(database: Database) -> Books:
     ids = await submit(database, key, count=6, label="a", deadline=seeds.later(9_000))
     async with database.write() as connection:
         await cancels.cancel(connection, ids[2], project_id=key.project_id, now=seeds.later(60))
-    worker_id = await a_worker(database, new_id())
+    worker_id = await seeds.a_worker(database, new_id())
     leased = {one.id: one for one in await seeds.claim(database, *ids, worker_id=worker_id)}
     lost = Bill(possible_cost_nano=700_000, possible_tokens=90)
     await seeds.settle(

@@ -16,10 +16,10 @@ from tollgate.domain.prices import Price, Tier
 from tollgate.domain.settling import Bill, Resolution, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, Role, TaskState
 from tollgate.domain.tasks import Key, NewTask
-from tollgate.store import claims, intake, keys, price_list, settlements
+from tollgate.store import claims, intake, keys, leases, price_list, settlements
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
-from tollgate.store.schema import tasks
+from tollgate.store.schema import tasks, workers
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 MASTER = "0123456789abcdef"
@@ -97,9 +97,19 @@ async def queued(database: Database, key: Key, *, count: int = 1, **changes: Any
     return [task.id for task in new]
 
 
-async def claim(database: Database, *ids: UUID, worker_id: UUID | None = None, now: datetime = NOW) -> list[Claimed]:
+async def a_worker(database: Database, worker_id: UUID | None = None) -> UUID:
+    """The id of a registered worker; a given one may be registered before."""
+    given = worker_id or new_id()
     async with database.write() as connection:
-        return await claims.claim(connection, ids, worker_id=worker_id or new_id(), now=now, polled={"zhipu": None})
+        if (await connection.execute(sa.select(workers.c.id).where(workers.c.id == given))).first() is None:
+            await leases.register(connection, given, name="w", lanes=("cloud",), now=NOW)
+    return given
+
+
+async def claim(database: Database, *ids: UUID, worker_id: UUID | None = None, now: datetime = NOW) -> list[Claimed]:
+    holder = await a_worker(database, worker_id)
+    async with database.autocommit() as connection:
+        return await claims.claim(connection, ids, worker_id=holder, now=now, polled={"zhipu": None})
 
 
 async def running(database: Database, key: Key, **changes: Any) -> Claimed:

@@ -10,13 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from tests.store import seeds
-from tollgate.domain.budgets import NOTHING, Amounts, Budget, Period, charged
+from tollgate.domain.budgets import AMOUNTS, NOTHING, Amounts, Budget, Period, charged
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.settling import BILL, Bill
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import Key, NewTask
-from tollgate.store import budgets, intake, periods, reservations
+from tollgate.store import budgets, intake, reservations
 from tollgate.store.database import Database, WriteConnection
 from tollgate.store.schema import attempts, budget_periods, tasks
 
@@ -97,4 +97,4 @@ async def from_the_rows(database: Database) -> dict[PeriodKey, Amounts]:
 
 
 def _amounts(row: Any) -> Amounts:
-    return Amounts(**{name: getattr(row, name) for name in periods.AMOUNTS})
+    return Amounts(**{name: getattr(row, name) for name in AMOUNTS})

@@ -57,7 +57,12 @@ class Walk:
             cost = self.random.choice((None, n * 7))
             estimated = self.random.random() < 0.2
             bill = Bill(
-                prompt_tokens=n, cached_tokens=n // 2, completion_tokens=n, cost_nano=cost, cost_estimated=estimated
+                prompt_tokens=n,
+                cached_tokens=n // 2,
+                completion_tokens=n,
+                engine_us=self.random.choice((None, n * 10**9)),
+                cost_nano=cost,
+                cost_estimated=estimated,
             )
             return seeds.success(task, bill=bill)
         return settlement

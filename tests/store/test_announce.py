@@ -8,17 +8,19 @@ import pytest
 from tests.store import seeds
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import announce
-from tollgate.store.announce import Overdue, Queue
+from tollgate.store import announce, queues
+from tollgate.store.announce import Overdue
 from tollgate.store.database import Database
+from tollgate.store.intake import NO_PRICES
+from tollgate.store.queues import Queue
 
 QUEUE = Queue(route=seeds.ROUTE, lane=seeds.LANE)
 
 
 async def take(database: Database, *, after_s: float = 0.0, limit: int = 100, queue: Queue = QUEUE) -> list[object]:
     async with database.write() as connection:
-        taken = await announce.take_due(connection, queue, limit=limit, now=seeds.later(after_s))
-        return list(taken.ids)
+        taken = await announce.take_due(connection, {queue: limit}, now=seeds.later(after_s), prices=NO_PRICES)
+        return list(taken[queue].ids)
 
 
 async def test_the_queues_are_those_with_queued_tasks(database: Database) -> None:
@@ -29,7 +31,7 @@ async def test_the_queues_are_those_with_queued_tasks(database: Database) -> Non
     await seeds.queued(database, key, route="c/m", lane="cloud.bulk", not_before=seeds.later(99))
     await seeds.running(database, key, route="d/m")
     async with database.read() as connection:
-        found = await announce.queues(connection)
+        found = await queues.read(connection)
     assert [(queue.route, queue.lane) for queue in found] == [
         ("a/m", "local.bulk"), ("b/m", "cloud.bulk"), ("b/m", "cloud.interactive"), ("c/m", "cloud.bulk"),
     ]  # fmt: skip
@@ -37,7 +39,7 @@ async def test_the_queues_are_those_with_queued_tasks(database: Database) -> Non
 
 async def test_an_empty_store_has_no_queues(database: Database) -> None:
     async with database.read() as connection:
-        assert await announce.queues(connection) == []
+        assert await queues.read(connection) == []
 
 
 async def test_due_tasks_are_taken_once(database: Database) -> None:
@@ -99,7 +101,7 @@ async def test_giving_back_does_not_wait_for_who_is_claiming(postgres: Database)
     ids = await seeds.queued(postgres, await seeds.a_key(postgres), count=2)
     await take(postgres)
     async with asyncio.timeout(10), postgres.write() as claiming, postgres.write() as giving:
-        await announce.take_due(claiming, QUEUE, limit=1, now=seeds.later(60))
+        await announce.take_due(claiming, {QUEUE: 1}, now=seeds.later(60), prices=NO_PRICES)
         await announce.unannounce(giving, ids)
     assert (await seeds.row(postgres, ids[1])).announced_at is None
 
@@ -119,7 +121,7 @@ async def test_turns_on_sqlite_come_one_after_the_other(sqlite: Database) -> Non
         async with announce.turn(sqlite) as connection:
             assert connection is not None
             turns.append(name)
-            await announce.take_due(connection, QUEUE, limit=1, now=seeds.NOW)
+            await announce.take_due(connection, {QUEUE: 1}, now=seeds.NOW, prices=NO_PRICES)
             turns.append(name)
 
     await asyncio.wait_for(asyncio.gather(*(work(name) for name in "abc")), timeout=10)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.store import seeds
-from tests.store.ledgers import a_budget, a_worker, differing, submit
+from tests.store.ledgers import a_budget, differing, submit
 from tollgate.domain.bill_file import BadLine, Charge
 from tollgate.domain.budgets import Period
 from tollgate.domain.ids import new_id
@@ -47,7 +47,7 @@ async def world(database: Database) -> World:
     key = await seeds.a_key(database)
     await a_budget(database, key, period=Period.DAY, of_key=False)
     ids = await submit(database, key, count=6, deadline=seeds.later(9_000))
-    worker_id = await a_worker(database, new_id())
+    worker_id = await seeds.a_worker(database, new_id())
     leased = {one.id: one for one in await seeds.claim(database, *ids, worker_id=worker_id)}
     in_order: list[Claimed] = [leased[one] for one in ids]
     lost = Bill(possible_cost_nano=POSSIBLE, possible_tokens=90)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from tests.store import seeds
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import OnUncertain
-from tollgate.store import claims
+from tollgate.store import claims, leases
 from tollgate.store.database import Database
 from tollgate.store.schema import attempts, tasks
 
@@ -59,6 +60,48 @@ async def test_what_may_not_run_now_is_not_claimed(database: Database, changes: 
     key = await seeds.a_key(database)
     ids = await seeds.queued(database, key, **changes)
     assert await seeds.claim(database, *ids) == []
+
+
+@pytest.mark.parametrize("buried", [True, False])
+async def test_who_is_not_registered_or_was_declared_dead_claims_nothing(database: Database, buried: bool) -> None:
+    ids = await seeds.queued(database, await seeds.a_key(database))
+    worker_id = new_id()
+    async with database.write() as connection:
+        if buried:
+            await leases.register(connection, worker_id, name="w", lanes=("cloud",), now=seeds.NOW)
+            await leases.bury(connection, worker_id)
+        assert await claims.claim(connection, ids, worker_id=worker_id, now=seeds.NOW) == []
+    assert (await seeds.row(database, ids[0])).state == "queued"
+    assert await seeds.size(database, attempts) == 0
+
+
+async def test_a_worker_cannot_be_declared_dead_while_it_claims(postgres: Database) -> None:
+    ids = await seeds.queued(postgres, await seeds.a_key(postgres))
+    worker_id = await seeds.a_worker(postgres)
+    async with asyncio.timeout(10):
+        async with postgres.write() as claiming:
+            assert await claims.claim(claiming, ids, worker_id=worker_id, now=seeds.NOW)
+            burying = asyncio.create_task(_bury(postgres, worker_id))
+            await seeds.until_waiting(postgres)
+            assert not burying.done()
+        assert await burying
+
+
+async def test_a_claim_that_waits_for_its_workers_funeral_takes_nothing(postgres: Database) -> None:
+    ids = await seeds.queued(postgres, await seeds.a_key(postgres))
+    worker_id = await seeds.a_worker(postgres)
+    async with asyncio.timeout(10):
+        async with postgres.write() as burying:
+            await leases.bury(burying, worker_id)
+            claiming = asyncio.create_task(seeds.claim(postgres, *ids, worker_id=worker_id))
+            await seeds.until_waiting(postgres)
+        assert await claiming == []
+    assert (await seeds.row(postgres, ids[0])).state == "queued"
+
+
+async def _bury(database: Database, worker_id: UUID) -> bool:
+    async with database.write() as connection:
+        return await leases.bury(connection, worker_id)
 
 
 async def test_a_running_task_is_not_claimed(database: Database) -> None:
@@ -121,10 +164,11 @@ async def test_the_id_of_a_polled_call_goes_to_who_takes_it_over(database: Datab
 async def test_two_workers_share_overlapping_hints_without_waiting(postgres: Database) -> None:
     key = await seeds.a_key(postgres)
     ids = await seeds.queued(postgres, key, count=30)
+    workers = [await seeds.a_worker(postgres) for _ in range(2)]
     async with asyncio.timeout(10), postgres.write() as one, postgres.write() as other:
         # Neither transaction has committed: the second must step over what the first has locked.
-        first = await claims.claim(one, ids[:20], worker_id=new_id(), now=seeds.NOW)
-        second = await claims.claim(other, ids[10:][::-1], worker_id=new_id(), now=seeds.NOW)
+        first = await claims.claim(one, ids[:20], worker_id=workers[0], now=seeds.NOW)
+        second = await claims.claim(other, ids[10:][::-1], worker_id=workers[1], now=seeds.NOW)
     assert [task.id for task in first] == ids[:20]
     assert [task.id for task in second] == ids[20:]
 

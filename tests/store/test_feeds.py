@@ -12,10 +12,11 @@ import pytest
 
 from tests.store import seeds
 from tollgate.domain.ids import new_id
-from tollgate.store import announce, feeds
-from tollgate.store.announce import Queue
+from tollgate.store import announce, feeds, queues
 from tollgate.store.database import Database, WriteConnection
 from tollgate.store.feeds import Taken
+from tollgate.store.intake import NO_PRICES
+from tollgate.store.queues import Queue
 from tollgate.store.schema import tasks
 
 QUEUE = Queue(route=seeds.ROUTE, lane=seeds.LANE)
@@ -23,7 +24,8 @@ QUEUE = Queue(route=seeds.ROUTE, lane=seeds.LANE)
 
 async def take(database: Database, *, limit: int, after: UUID | None = None, now: datetime = seeds.NOW) -> Taken:
     async with database.write() as connection:
-        return await announce.take_due(connection, QUEUE, limit=limit, now=now, after=after)
+        found = await announce.take_due(connection, {QUEUE: limit}, now=now, after={QUEUE: after}, prices=NO_PRICES)
+        return found[QUEUE]
 
 
 async def feeds_of(database: Database, ids: Sequence[UUID]) -> Counter[UUID]:
@@ -156,7 +158,7 @@ async def test_feeds_with_nothing_due_do_not_hide_the_others_for_long(database: 
 
 
 async def test_an_empty_queue_gives_nothing(database: Database) -> None:
-    assert await take(database, limit=5) == Taken(ids=[], last=None, more=False)
+    assert await take(database, limit=5) == Taken(ids=[], last=None, unreserved={}, more=False)
 
 
 @pytest.mark.parametrize("question", ["walk the queues", "take due"])
@@ -164,8 +166,8 @@ async def test_sqlite_steps_over_no_waiting_row(sqlite: Database, question: str)
     key = await seeds.a_key(sqlite)
     (first,) = await seeds.queued(sqlite, key)
     asked: dict[str, Callable[[WriteConnection], Awaitable[object]]] = {
-        "walk the queues": announce.queues,
-        "take due": lambda c: announce.take_due(c, QUEUE, limit=20, now=seeds.NOW),
+        "walk the queues": queues.read,
+        "take due": lambda c: announce.take_due(c, {QUEUE: 20}, now=seeds.NOW, prices=NO_PRICES),
     }
     few = await steps_of(sqlite, asked[question])
     await copies(sqlite, first, 50_000, feeds_count=20)

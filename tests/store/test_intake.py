@@ -16,6 +16,7 @@ from tollgate.domain.tasks import Accepted, Key, NewTask
 from tollgate.store import intake
 from tollgate.store.database import Database
 from tollgate.store.intake import Outcome
+from tollgate.store.labels import MAX_LABELS
 from tollgate.store.schema import labels, task_requests, tasks
 
 
@@ -199,7 +200,7 @@ async def test_a_label_is_noted_once(database: Database) -> None:
 
 
 async def full_of_labels(database: Database, key: Key, *, room: int) -> None:
-    await seeds.submit(database, [seeds.a_task(key, label=f"l{n}") for n in range(intake.MAX_LABELS - room)])
+    await seeds.submit(database, [seeds.a_task(key, label=f"l{n}") for n in range(MAX_LABELS - room)])
 
 
 async def test_a_label_too_many_refuses_its_submission_only(database: Database) -> None:
@@ -215,7 +216,7 @@ async def test_a_label_too_many_refuses_its_submission_only(database: Database) 
     assert [type(outcome) for outcome in outcomes] == [tuple, InvalidRequestError, tuple, tuple]
     assert isinstance(outcomes[1], InvalidRequestError)
     assert outcomes[1].field == "label"
-    assert await seeds.size(database, labels) == intake.MAX_LABELS + 1
+    assert await seeds.size(database, labels) == MAX_LABELS + 1
 
 
 async def test_a_refused_submission_leaves_no_label(database: Database) -> None:

@@ -21,15 +21,16 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from tests.store import seeds
+from tollgate.domain.batches import BatchState, Via
 from tollgate.domain.errors import SettingsError
 from tollgate.domain.ids import new_id
-from tollgate.domain.states import AttemptOutcome, OnUncertain, Role, TaskState
+from tollgate.domain.states import AttemptOutcome, OnUncertain, Priority, Role, TaskState
+from tollgate.domain.upstream_batches import UpstreamBatchState
 from tollgate.store import migrate
 from tollgate.store.database import Database
 from tollgate.store.reconcile import days
 from tollgate.store.reconcile.checks import find
 from tollgate.store.schema import (
-    BATCH_STATES,
     BUDGET_PERIODS,
     LANES,
     api_keys,
@@ -118,7 +119,10 @@ async def test_the_checks_of_the_models_are_those_of_the_migrations(empty: Datab
         ("ck_tasks_lane", LANES),
         ("ck_attempts_outcome", AttemptOutcome),
         ("ck_api_keys_role", Role),
-        ("ck_batches_state", BATCH_STATES),
+        ("ck_batches_state", BatchState),
+        ("ck_batches_via", Via),
+        ("ck_batches_priority", Priority),
+        ("ck_upstream_batches_state", UpstreamBatchState),
         ("ck_budgets_period", BUDGET_PERIODS),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,16 +18,23 @@ import pytest
 from tests.store import seeds
 from tollgate.domain.fallbacks import Reroute
 from tollgate.domain.ids import new_id
+from tollgate.domain.retention import ALL_TEXTS, Texts
 from tollgate.domain.settling import Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.tasks import Key
 from tollgate.domain.webhooks import DeliveryState
 from tollgate.store import (
     announce,
+    batch_erasing,
+    batch_results,
     claims,
     deliveries,
+    erasing,
     intake,
     leases,
+    measurements,
+    queues,
+    retention,
     roll_up,
     sending,
     settlements,
@@ -35,12 +43,18 @@ from tollgate.store import (
     usage,
 )
 from tollgate.store import waiting as waiting_store
-from tollgate.store.announce import Queue
+from tollgate.store.batch_results import SOME, Which
 from tollgate.store.database import Database, WriteConnection
+from tollgate.store.intake import NO_PRICES
+from tollgate.store.queues import Queue
+from tollgate.store.retention import Kept
 from tollgate.store.tasks import Filter
 
+NEW_DATABASES = True
+"""A planner also reads the size of the files, in which the rows of earlier tests once were."""
 ROUTES = ("a/m", "b/m", "c/m")
 ENDED, WAITING, RUNNING, FEEDS = 24_000, 9_000, 60, 20
+BATCH = UUID(int=7)
 ENDING = (
     "UPDATE tasks SET state = 'succeeded', ended_at = created_at",
     "INSERT INTO task_results (task_id, attempt, body) SELECT id, 1, '{}' FROM tasks",
@@ -52,6 +66,15 @@ ENDING = (
     "INSERT INTO usage_daily_totals (day, project_id, model, upstream, shard)"
     " SELECT date '2025-01-01' + d, p.id, 'm' || m, 'u', 0"
     " FROM generate_series(0, 429) d, generate_series(1, 5) m, projects p",
+)
+OF_BATCH = (
+    # All of them, of which one in fifty failed.
+    "INSERT INTO batches (id, project_id, key_id, digest, state, endpoint, input_bytes, priority, window_s,"
+    " created_at, expires_at) SELECT '{batch}', project_id, id, '', 'in_progress', '/v1/chat/completions', 0, 'bulk',"
+    " 1, created_at, created_at FROM api_keys",
+    "UPDATE tasks SET batch_id = '{batch}', line = l.n, ended_at = ended_at + l.n * interval '1 ms',"
+    " state = CASE WHEN l.n % 50 = 0 THEN 'failed' ELSE 'succeeded' END"
+    " FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM tasks) l WHERE l.id = tasks.id",
 )
 DELIVERIES = (
     # One in fifty failed, one in a hundred waits, for twenty hosts; the rest was delivered.
@@ -87,6 +110,7 @@ async def crowd(request: pytest.FixtureRequest, postgres: Database) -> Crowd:
         await leases.register(connection, worker_id, name="w", lanes=("cloud",), now=seeds.NOW)
         await claims.claim(connection, waiting[:RUNNING], worker_id=worker_id, now=seeds.later(60))
         await leases.bury(connection, worker_id)
+        await leases.register(connection, successor := new_id(), name="w", lanes=("cloud",), now=seeds.NOW)
         await connection.exec_driver_sql(
             "INSERT INTO usage_hourly (hour, project_id, key_id, model, upstream, label, shard)"
             " SELECT timestamptz '2026-01-01' + h * interval '1 hour', p.id, 'k', 'm', 'u', 'l' || l, 0"
@@ -94,7 +118,19 @@ async def crowd(request: pytest.FixtureRequest, postgres: Database) -> Crowd:
         )
     if request.param == "fresh":
         await analyze(postgres)
-    return Crowd(postgres, keys[0], ended=ended, waiting=waiting, worker_id=worker_id)
+    return Crowd(postgres, keys[0], ended=ended, waiting=waiting, worker_id=worker_id, successor=successor)
+
+
+@pytest.fixture
+async def lines(postgres: Database) -> Crowd:
+    """A batch whose lines have ended."""
+    key = await seeds.a_key(postgres)
+    ended = await many(postgres, [key] * 3, WAITING, request_id=False)
+    async with postgres.write() as connection:
+        for statement in (*ENDING[:3], *OF_BATCH):
+            await connection.exec_driver_sql(statement.replace("{batch}", str(BATCH)))
+    await analyze(postgres)
+    return Crowd(postgres, key, ended=ended, waiting=[], worker_id=new_id(), successor=new_id())
 
 
 async def analyze(database: Database) -> None:
@@ -106,13 +142,21 @@ class Crowd:
     """The store full of tasks, and a way to see how it answers."""
 
     def __init__(
-        self, database: Database, key: Key, *, ended: list[UUID], waiting: list[UUID], worker_id: UUID
+        self,
+        database: Database,
+        key: Key,
+        *,
+        ended: list[UUID],
+        waiting: list[UUID],
+        worker_id: UUID,
+        successor: UUID,
     ) -> None:
         self.database = database
         self.key = key
         self.ended = ended
         self.waiting = waiting
         self.worker_id = worker_id
+        self.successor = successor
 
     async def plans_of(self, question: Callable[[WriteConnection], Awaitable[object]], *, mode: str) -> list[Plan]:
         """The plans of all statements that `question` runs."""
@@ -188,18 +232,43 @@ def most_rows(plans: list[Plan]) -> int:
     return max(int(rows) for rows in touched)
 
 
+def kept_a_day(key: Key) -> Kept:
+    return Kept(project_id=key.project_id, texts=Texts.RESULTS, keep_s=86_400, erased_to=None)
+
+
+async def erase_lines(crowd: Crowd, connection: WriteConnection) -> None:
+    """Of a batch that is made of the crowd's own tasks: in the middle of it."""
+    batch_id, owner = new_id(), crowd.key
+    await connection.exec_driver_sql(
+        "INSERT INTO batches (id, project_id, key_id, digest, state, endpoint, input_bytes, priority, window_s, total,"
+        " taken_lines, erased_lines, created_at, expires_at, ended_at, erase_asked_at)"
+        f" VALUES ('{batch_id}', '{owner.project_id}', '{owner.id}', '', 'completed', '', 1, 'bulk', 1, 40, 40, 10,"
+        " now(), now(), now(), now())"
+    )
+    lines = ", ".join(f"('{task_id}'::uuid, {line})" for line, task_id in enumerate(crowd.ended[:40], 1))
+    await connection.exec_driver_sql(
+        f"UPDATE tasks SET batch_id = '{batch_id}', line = v.line, superseded = v.line % 10 = 0"
+        f" FROM (VALUES {lines}) AS v (id, line) WHERE tasks.id = v.id"
+    )
+    await batch_erasing.step(connection, batch_id, now=seeds.NOW, limit=20)
+
+
 Question = Callable[[Crowd, WriteConnection], Awaitable[object]]
+ROWS = {"overdue": WAITING, "newest answers": measurements.WALKED}
+"""That a question may read, where it is more than for most."""
 QUEUE = Queue(route=ROUTES[0], lane="cloud.bulk")
 QUESTIONS: dict[str, tuple[Question, set[str]]] = {
     "take due": (
-        lambda _, c: announce.take_due(c, QUEUE, limit=50, now=seeds.later(60)),
+        lambda _, c: announce.take_due(c, {QUEUE: 50}, now=seeds.later(60), prices=NO_PRICES),
         {"ix_tasks_due"},
     ),
     "take due after a feed": (
-        lambda _, c: announce.take_due(c, QUEUE, limit=10, now=seeds.later(60), after=UUID(int=FEEDS - 3)),
+        lambda _, c: announce.take_due(
+            c, {QUEUE: 10}, now=seeds.later(60), after={QUEUE: UUID(int=FEEDS - 3)}, prices=NO_PRICES
+        ),
         {"ix_tasks_due"},
     ),
-    "walk the queues": (lambda _, c: announce.queues(c), {"ix_tasks_due"}),
+    "walk the queues": (lambda _, c: queues.read(c), {"ix_tasks_due"}),
     # With stale statistics any index of the few queued rows it expects is as good to the planner.
     "overdue": (
         lambda _, c: announce.overdue(c, now=seeds.later(3700), limit=50),
@@ -207,7 +276,7 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
     ),
     "give back": (lambda crowd, c: announce.unannounce(c, crowd.waiting[-50:]), {"pk_tasks"}),
     "claim": (
-        lambda crowd, c: claims.claim(c, crowd.waiting[-50:], worker_id=new_id(), now=seeds.later(60)),
+        lambda crowd, c: claims.claim(c, crowd.waiting[-50:], worker_id=crowd.successor, now=seeds.later(60)),
         {"pk_tasks"},
     ),
     "settle": (
@@ -231,9 +300,24 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
         ),
         {"ix_tasks_project_id_id"},
     ),
+    "look for what is kept no longer": (
+        lambda crowd, c: retention.look(
+            c, kept_a_day(crowd.key), after=crowd.ended[9_000], now=datetime.now(UTC) + timedelta(days=2), limit=300
+        ),
+        {"ix_tasks_project_id_id"},
+    ),
+    "erase texts": (lambda crowd, c: erasing.erase(c, crowd.ended[:50], ALL_TEXTS), {"pk_task_results"}),
+    # Of lines of batches there are no statistics here: any index that begins with the batch is as good.
+    "erase lines of a batch": (erase_lines, {"uq_tasks_batch_id_line", "uq_tasks_batch_id_custom_id"}),
     "tasks by id": (
         lambda crowd, c: tasks.by_ids(c, crowd.waiting[:50], project_id=crowd.key.project_id),
         {"pk_tasks"},
+    ),
+    "newest answers": (
+        lambda crowd, c: measurements.answers(
+            c, project_id=crowd.key.project_id, models=["glm-4.7"], now=datetime.now(UTC), most=100
+        ),
+        {"ix_tasks_project_id_id"},
     ),
     "ended among": (lambda crowd, c: tasks.ended_among(c, crowd.waiting[:200]), {"pk_tasks"}),
     "orphans": (lambda _, c: leases.orphans(c, limit=500), {"ix_tasks_worker_id"}),
@@ -307,6 +391,45 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
         {"ix_usage_daily_sharded", "pk_usage_daily"},
     ),
 }
+OF_LINES: dict[str, tuple[Question, set[str]]] = {
+    "tasks of a batch": (
+        lambda crowd, c: tasks.page(
+            c, project_id=crowd.key.project_id, where=Filter(batch_id=BATCH), limit=50, after=crowd.ended[4_000]
+        ),
+        {"uq_tasks_batch_id_line"},
+    ),
+    "failed tasks of a batch": (
+        lambda crowd, c: tasks.page(
+            c,
+            project_id=crowd.key.project_id,
+            where=Filter(batch_id=BATCH, states=frozenset({TaskState.FAILED})),
+            limit=50,
+        ),
+        {"ix_tasks_batch_id_failed"},
+    ),
+    "results of a batch": (
+        lambda _, c: batch_results.by_line(c, BATCH, which=Which.ALL, after=4_000, until=10**9, rows=SOME),
+        {"uq_tasks_batch_id_line"},
+    ),
+    "results of a batch that succeeded": (
+        lambda _, c: batch_results.by_line(
+            c, BATCH, which=Which.SUCCEEDED, after=4_000, until=10**9, rows=SOME, with_input=True
+        ),
+        {"uq_tasks_batch_id_line"},
+    ),
+    "results of a batch that failed": (
+        lambda _, c: batch_results.by_line(
+            c, BATCH, which=Which.FAILED, after=4_000, until=10**9, rows=SOME, ended=True
+        ),
+        {"ix_tasks_batch_id_failed"},
+    ),
+    "results of a batch as they ended": (
+        lambda _, c: batch_results.by_end(
+            c, BATCH, which=Which.SUCCEEDED, after=(seeds.later(4), 4_000), until=seeds.later(3_600), rows=SOME
+        ),
+        {"ix_tasks_batch_id_ended_at"},
+    ),
+}
 
 
 def tried(delivery_id: UUID) -> sending.Tried:
@@ -341,10 +464,20 @@ def leaving(task_id: UUID) -> Settlement:
 
 @pytest.mark.timeout(300)
 async def test_no_hot_question_scans_a_table(crowd: Crowd, subtests: pytest.Subtests) -> None:
+    await require_indexes(crowd, QUESTIONS, subtests)
+
+
+async def test_the_lines_of_a_batch_are_read_by_its_indexes(lines: Crowd, subtests: pytest.Subtests) -> None:
+    await require_indexes(lines, OF_LINES, subtests)
+
+
+async def require_indexes(
+    crowd: Crowd, questions: dict[str, tuple[Question, set[str]]], subtests: pytest.Subtests
+) -> None:
     for mode in ("force_custom_plan", "force_generic_plan"):
-        for name, (question, expected) in QUESTIONS.items():
+        for name, (question, expected) in questions.items():
             plans = await crowd.plans_of(lambda connection, ask=question: ask(crowd, connection), mode=mode)  # type: ignore[misc]
             with subtests.test(msg=f"{name}, {mode}"):
                 assert scans(plans) == []
                 assert expected & indexes(plans)
-                assert most_rows(plans) <= (WAITING if name == "overdue" else 600)
+                assert most_rows(plans) <= ROWS.get(name, 600)

@@ -40,7 +40,7 @@ async def test_whatever_happened_the_books_agree(database: Database, seed: int) 
     for _ in range(STEPS):
         await walk.step()
     for worker_id in {row.worker_id for row in await seeds.rows_of(database, tasks) if row.worker_id}:
-        await ledgers.a_worker(database, worker_id)
+        await seeds.a_worker(database, worker_id)
     assert await ledgers.differing(database) == {}
     assert any(row.spent_nano for row in await seeds.rows_of(database, budget_periods))
 
@@ -178,7 +178,7 @@ async def test_all_checks_see_the_same_moment(database: Database, books: Books) 
 async def test_running_traffic_is_no_difference(database: Database) -> None:
     key = await seeds.a_key(database)
     await ledgers.a_budget(database, key, period=Period.DAY, of_key=False)
-    worker_id = await ledgers.a_worker(database, new_id())
+    worker_id = await seeds.a_worker(database, new_id())
     stopped = asyncio.Event()
     settled = 0
 

@@ -119,7 +119,7 @@ async def test_what_an_open_attempt_may_cost_is_not_expected_to_be_booked(databa
 
 async def test_hours_are_those_of_utc_whatever_the_session_says(postgres: Database) -> None:
     key = await seeds.a_key(postgres)
-    worker_id = await ledgers.a_worker(postgres, new_id())
+    worker_id = await seeds.a_worker(postgres, new_id())
     leased = await seeds.claim(postgres, *await seeds.queued(postgres, key, count=2), worker_id=worker_id)
     await seeds.settle(postgres, *(seeds.success(one) for one in leased))
     async with postgres.hold() as connection, snapshots.snapshot(connection):

@@ -8,14 +8,14 @@ import pytest
 from tests.store import seeds
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import tasks
+from tollgate.store import cancels, tasks
 from tollgate.store.database import Database
 from tollgate.store.tasks import Filter, Task
 
 
-async def by_ids(database: Database, *ids: UUID, project_id: UUID, with_attempts: bool = True) -> dict[UUID, Task]:
+async def by_ids(database: Database, *ids: UUID, project_id: UUID) -> dict[UUID, Task]:
     async with database.read() as connection:
-        return await tasks.by_ids(connection, ids, project_id=project_id, with_attempts=with_attempts)
+        return await tasks.by_ids(connection, ids, project_id=project_id)
 
 
 async def page(
@@ -44,11 +44,15 @@ async def test_a_task_comes_with_its_result_its_metadata_and_its_attempts(databa
     assert (answered.price_id, answered.cost_estimated) == (seeds.PRICE.id, False)
 
 
-async def test_attempts_are_left_out_where_they_are_not_wanted(database: Database) -> None:
+async def test_a_task_that_nobody_ran_has_no_attempts_and_one_that_ended_so_its_error(database: Database) -> None:
     key = await seeds.a_key(database)
-    task = await seeds.running(database, key)
-    found = await by_ids(database, task.id, project_id=key.project_id, with_attempts=False)
-    assert found[task.id].attempts == ()
+    waiting, unwanted = await seeds.queued(database, key, count=2)
+    async with database.write() as connection:
+        await cancels.cancel(connection, unwanted, project_id=key.project_id, now=seeds.NOW)
+    found = await by_ids(database, unwanted, waiting, project_id=key.project_id)
+    assert [(found[i].state, found[i].attempts, found[i].error_code) for i in (waiting, unwanted)] == [
+        (TaskState.QUEUED, (), None), (TaskState.CANCELLED, (), "cancelled"),
+    ]  # fmt: skip
 
 
 async def test_a_failed_task_comes_with_its_error(database: Database) -> None:

@@ -6,8 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from tollgate.domain.admission import BULK_OVER, HINTED_AT_ONCE, Limits, admit
+from tollgate.domain.admission import BULK_OVER, HINTED_AT_ONCE, Limits, admit, admit_line
+from tollgate.domain.batches import Terms, Via
 from tollgate.domain.errors import InvalidRequestError, PermissionDeniedError, UnknownModelError
+from tollgate.domain.reach import Unserved
 from tollgate.domain.routing import Catalog, Model, Route, UpstreamSpec
 from tollgate.domain.states import OnUncertain, Priority, Role
 from tollgate.domain.tasks import Key, NewTask, TaskRequest
@@ -27,6 +29,18 @@ CATALOG = Catalog(
             aliases=("chat",),
         ),
         "careful": Model(name="careful", routes=(Route(upstream="vllm", model="m", on_uncertain=OnUncertain.FAIL),)),
+        "both": Model(
+            name="both",
+            routes=(
+                Route(upstream="gpu", model="m"),
+                Route(upstream="zhipu", model="glm-4.7", mode="async", on_uncertain=OnUncertain.FAIL),
+            ),
+        ),
+        "mine": Model(
+            name="mine",
+            routes=(Route(upstream="gpu", model="m"), Route(upstream="zhipu", model="glm-4.7")),
+            fallback_on=frozenset(),
+        ),
         "own": Model(name="own", routes=(Route(upstream="gpu", model="m"),)),
         "vectors": Model(
             name="vectors", routes=(Route(upstream="zhipu", model="v"),), endpoints=frozenset({"embeddings"})
@@ -60,6 +74,49 @@ def test_a_task_goes_by_the_first_route_of_its_model() -> None:
 @pytest.mark.parametrize(("model", "lane"), [("own", "local.interactive"), ("careful", "cloud.interactive")])
 def test_only_a_workers_own_model_is_local(model: str, lane: str) -> None:
     assert one(model).lane == lane
+
+
+def placed(model: str, unserved: Unserved, **changes: Any) -> NewTask:
+    asked = [request(model, **changes)]
+    (task,) = admit(asked, key=KEY, catalog=CATALOG, now=NOW, limits=Limits(), unserved=unserved)
+    return task
+
+
+NO_GPU = Unserved(absent={"gpu/m"}, stuck={"gpu/m"})
+
+
+def test_what_somebody_waits_for_begins_where_somebody_is() -> None:
+    """As the beat would send it there, seconds later."""
+    task = placed("both", NO_GPU)
+    assert (task.route, task.lane, task.mode) == ("zhipu/glm-4.7", "cloud.interactive", "async")
+    assert task.on_uncertain is OnUncertain.FAIL
+    assert placed("both", NO_GPU, stream=True).mode == "direct"
+
+
+@pytest.mark.parametrize(
+    ("model", "unserved", "changes"),
+    [
+        ("both", Unserved(), {}),
+        ("both", Unserved(stuck={"gpu/m"}), {}),
+        ("both", Unserved(absent={"gpu/m"}, stuck={"gpu/m", "zhipu/glm-4.7"}), {}),
+        ("both", NO_GPU, {"priority": Priority.BULK}),
+        ("both", NO_GPU, {"run_after": NOW + timedelta(hours=1)}),
+        ("own", NO_GPU, {}),
+        ("mine", NO_GPU, {}),
+    ],
+    ids=["served", "down", "nobody anywhere", "bulk", "later", "nowhere else", "never elsewhere"],
+)
+def test_else_a_task_begins_with_its_models_first_route(model: str, unserved: Unserved, changes: Any) -> None:
+    task = placed(model, unserved, **changes)
+    assert (task.route, task.lane.partition(".")[0], task.mode) == ("gpu/m", "local", "direct")
+
+
+def test_a_line_via_local_stays_local_and_one_of_a_model_without_such_a_route_is_refused() -> None:
+    terms = Terms(batch_id=UUID(int=7), priority=Priority.BULK, via=Via.LOCAL, expires_at=NOW + timedelta(days=1))
+    given: dict[str, Any] = {"line": 1, "terms": terms, "key": KEY, "catalog": CATALOG, "now": NOW, "limits": Limits()}
+    assert admit_line(request("both"), **given).route == "gpu/m"
+    with pytest.raises(InvalidRequestError, match="no local route"):
+        admit_line(request("glm"), **given)
 
 
 @pytest.mark.parametrize(("count", "lane"), [(BULK_OVER, "cloud.interactive"), (BULK_OVER + 1, "cloud.bulk")])

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tollgate.domain.ids import new_id, parse_id
+from tollgate.domain.ids import before, new_id, parse_id
 
 
 def test_an_id_is_a_uuid_of_version_7() -> None:
@@ -18,6 +19,11 @@ def test_later_ids_sort_after_earlier_ones() -> None:
     made = [new_id() for _ in range(50_000)]
     assert made == sorted(made)
     assert [str(one) for one in made] == sorted(str(one) for one in made)
+
+
+def test_a_moment_stands_between_the_ids_before_and_after_it() -> None:
+    made, now = new_id(), datetime.now(UTC)
+    assert before(now - timedelta(seconds=1)) < made < before(now + timedelta(seconds=1))
 
 
 def test_threads_never_make_the_same_id() -> None:

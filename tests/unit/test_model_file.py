@@ -76,6 +76,7 @@ def test_everything_written_is_read() -> None:
     deprecated = "use glm-y"
     fallback_on = ["pause", "rate_limit"]
     fallback_after = 3
+    tokenizer = "glm/tokenizer.json"
     """
     catalog = parse(text)
     assert catalog.upstreams["cloud"] == UpstreamSpec(
@@ -102,6 +103,7 @@ def test_everything_written_is_read() -> None:
         deprecated="use glm-y",
         fallback_on=frozenset({Cause.PAUSE, Cause.RATE_LIMIT}),
         fallback_after=3,
+        tokenizer="glm/tokenizer.json",
     )
 
 
@@ -231,8 +233,22 @@ def test_the_shipped_key_has_two_names() -> None:
     assert second.name == "ZHIPU_API_KEY_2"
 
 
-def test_the_commented_examples_are_valid_when_the_comments_are_removed() -> None:
+@pytest.mark.parametrize(
+    ("begins", "ends", "route"),
+    [
+        ('# [[upstream]]\n# name = "vllm"', "# A checkpoint", "vllm/zai-org/glm-4-9b-chat-hf"),
+        ('# [[upstream]]\n# name = "gpu"', "# GLM-5\n", "gpu/glm-4-9b-chat-hf"),
+    ],
+)
+def test_the_commented_examples_are_valid_when_the_comments_are_removed(begins: str, ends: str, route: str) -> None:
     text = shipped("models.toml")
-    example = text[text.index('# [[upstream]]\n# name = "vllm"') : text.index("# GLM-5\n")]
+    example = text[text.index(begins) : text.index(ends)]
     catalog = parse("\n".join(line.removeprefix("# ") for line in example.splitlines()))
-    assert catalog.find("glm-4-9b").routes[0].id == "vllm/zai-org/glm-4-9b-chat-hf"
+    assert catalog.find("glm-4-9b").routes[0].id == route
+
+
+def test_an_answer_of_ones_own_device_may_take_longer() -> None:
+    catalog = parse(
+        '[[upstream]]\nname = "gpu"\nkind = "local"\n[[upstream]]\nname = "s"\nkind = "local"\ntotal_timeout_s = 5'
+    )
+    assert [catalog.upstreams[name].total_timeout_s for name in ("gpu", "s")] == [3600, 5]

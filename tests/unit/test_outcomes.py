@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tollgate.domain.engine_rates import EngineRate
 from tollgate.domain.errors import UpstreamError
 from tollgate.domain.ids import new_id
 from tollgate.domain.prices import Price, PriceTable, Tier
@@ -15,7 +16,7 @@ from tollgate.domain.settling import NOTHING_BILLED, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
 from tollgate.store.claims import Claimed
-from worker import outcomes
+from worker import billing, outcomes
 from worker.billing import Rules
 from worker.outcomes import Outcome
 from worker.upstreams.upstream import Answer
@@ -144,6 +145,20 @@ def test_the_possible_cost_is_the_dearest_answer_the_request_allows() -> None:
     unbounded = fails(UpstreamError("cut", kind="cut"), task=claimed(max_tokens=None)).settlement.bill
     assert unbounded.possible_cost_nano == 5 * (100 + 2 * 900) * 1_000_000
     assert bill.cost_nano is None
+
+
+def test_what_an_engine_worked_for_a_task_is_what_it_pays_for() -> None:
+    rate = EngineRate(second_nano=2_000_000, tokens_per_second=1_000, alone_tokens_per_second=100)
+    by_the_second = Price(upstream="gpu", model="glm", valid_from=OLD, currency="CNY", engine=rate)
+    rules = Rules(prices=PriceTable([by_the_second]))
+    task = claimed(route="gpu/glm")
+    worked = TokenUsage(prompt_tokens=10, completion_tokens=3, engine_us=4_500)
+    bill = billing.bill(task, worked, rules)
+    assert (bill.engine_us, bill.cost_nano, bill.price_tier, bill.cost_estimated) == (4_500, 9_000, "engine", False)
+    unknown = billing.bill(task, replace(worked, engine_us=0), rules)
+    assert (unknown.engine_us, unknown.cost_nano, unknown.cost_estimated) == (None, 13 * 2_000, True)
+    lost = billing.possible_bill(task, rules)
+    assert lost.possible_cost_nano == (100 * 2_000 + 50 * 20_000), "a prompt of 100 tokens, an answer of 50 alone"
 
 
 def test_a_final_refusal_costs_nothing_and_carries_its_code() -> None:

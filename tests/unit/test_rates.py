@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,12 @@ def run(steps: list[tuple[float, int]], *, requests: int, tokens: int) -> list[t
         windows = taken.windows
         done.append((now_s, asked_tokens, asked, taken))
     return done
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(KeyLimits)])
+def test_a_key_is_limited_by_any_of_its_limits_also_by_none_at_all(field: str) -> None:
+    assert KeyLimits(**{field: 0})
+    assert not KeyLimits()
 
 
 @given(STEPS, LIMIT, LIMIT)

@@ -24,7 +24,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 NOW = datetime(2026, 3, 1, 13, 5, tzinfo=UTC)
 STARTED = NOW - timedelta(hours=1)
 ID = UUID(int=1)
-BILL = Bill(prompt_tokens=10, cached_tokens=2, completion_tokens=5, price_id="p", cost_nano=70)
+BILL = Bill(prompt_tokens=10, cached_tokens=2, completion_tokens=5, engine_us=9, price_id="p", cost_nano=70)
 TASK = TaskRow(
     id=ID, project_id=UUID(int=2), key_id="k", model="m", label=None, state=TaskState.RUNNING, fence=3,
     cancel_requested=False,
@@ -49,7 +49,9 @@ def test_an_attempt_is_booked_in_the_hour_of_its_start_and_an_end_in_its_own() -
     bought, ended = resolve(SUCCESS, TASK, ATTEMPT, now=NOW).bookings
     assert (bought.hour.hour, ended.hour.hour) == (12, 13)
     assert {(b.upstream, b.label, b.hour.minute) for b in (bought, ended)} == {("u", "", 0)}
-    assert bought.counts == Counts(attempts=1, prompt_tokens=10, cached_tokens=2, completion_tokens=5, cost_nano=70)
+    assert bought.counts == Counts(
+        attempts=1, prompt_tokens=10, cached_tokens=2, completion_tokens=5, engine_us=9, cost_nano=70
+    )
     assert ended.counts == Counts(tasks_succeeded=1)
 
 

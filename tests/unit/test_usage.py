@@ -93,6 +93,17 @@ def test_impossible_counts_are_refused(prompt: int, cached: int, completion: int
         TokenUsage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion)
 
 
+def test_an_engine_runs_for_no_less_than_no_time() -> None:
+    with pytest.raises(ValueError, match="engine_us"):
+        TokenUsage(prompt_tokens=1, engine_us=-1)
+
+
+def test_no_upstream_tells_the_time_of_a_local_engine() -> None:
+    told = usage.parse_usage({"prompt_tokens": 9, "engine_us": 5})
+    assert told is not None
+    assert told.engine_us == 0
+
+
 @pytest.mark.parametrize(
     ("body", "tokens"),
     [

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollgate.domain import webhooks
+from tollgate.domain.batches import BatchState
 from tollgate.domain.keys import MasterKey, derive_secret
-from tollgate.domain.states import OPEN_STATES, TaskState
+from tollgate.domain.states import TaskState
 from tollgate.domain.webhook_retries import LONGEST_RETRY_AFTER_S, TRIED_FOR, WAITS_S, next_try
 from tollgate.domain.webhooks import SUBSCRIBED, Endpoint, Event
 
@@ -35,9 +36,9 @@ def after(tries: int, *, jitter: float = 0, retry_after_s: float | None = None, 
     return (at - NOW).total_seconds()
 
 
-def test_every_end_of_a_task_has_its_event() -> None:
-    ends = [state for state in TaskState if state not in OPEN_STATES]
-    assert {webhooks.ended_event(state) for state in ends} == set(SUBSCRIBED)
+def test_every_end_of_a_task_and_of_a_batch_has_its_event() -> None:
+    of_tasks = {webhooks.ended_event(state) for state in TaskState if state.ended}
+    assert of_tasks | {webhooks.ended_batch_event(state) for state in BatchState if state.ended} == set(SUBSCRIBED)
 
 
 def test_the_callback_url_and_every_endpoint_that_wants_it_get_one_each() -> None:

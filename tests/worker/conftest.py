@@ -18,6 +18,12 @@ async def world(database: Database, database_url: str) -> AsyncIterator[World]:
 
 
 @pytest.fixture
+async def sqlite_world(sqlite: Database, sqlite_url: str) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        yield await world_of(sqlite, sqlite_url, stack)
+
+
+@pytest.fixture
 async def postgres_world(postgres: Database, postgres_url: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         yield await world_of(postgres, postgres_url, stack)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import cast
 from uuid import UUID
@@ -10,12 +11,13 @@ from uuid import UUID
 import pytest
 
 from tests.store import seeds
-from tests.worker.world import BULK, INTERACTIVE, ROUTE, World, beat_of, until
+from tests.worker.world import BULK, INTERACTIVE, PRICES, ROUTE, World, beat_of, until
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import leases
 from worker.announcer import UNKNOWN_ROUTE_WINDOW, Announcer
+from worker.billing import Rules
 
 
 class Told:
@@ -49,9 +51,9 @@ async def a_worker(
     return worker_id
 
 
-def announcer_of(world: World) -> tuple[Announcer, Told]:
+def announcer_of(world: World, *, clock: Callable[[], float] = time.monotonic) -> tuple[Announcer, Told]:
     told = Told()
-    return Announcer(world.database, cast(Publisher, told)), told
+    return Announcer(world.database, cast(Publisher, told), rules=Rules(prices=PRICES), clock=clock), told
 
 
 async def test_due_tasks_are_told_once_until_their_hint_is_old(world: World) -> None:

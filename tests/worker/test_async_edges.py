@@ -13,7 +13,7 @@ from aiohttp import web
 from tests.store import seeds
 from tests.worker.async_cloud import AsyncCloud, always_done, done, fails, numbered, refused, takes, unreadable
 from tests.worker.test_async_mode import ASYNC, outcomes_of, submitted_by_a_worker_that_dies
-from tests.worker.world import HASTY, INTERACTIVE, KEYS, PRICES, ROUTE, World, until, zhipu
+from tests.worker.world import HASTY, INTERACTIVE, KEYS, LIMIT_S, PRICES, ROUTE, World, until, zhipu
 from tollgate.domain.prices import PriceTable, worst_case_nano
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.store import cancels
@@ -249,7 +249,7 @@ async def test_polls_that_hang_at_one_upstream_do_not_delay_anothers(monkeypatch
         other = ZhipuUpstream(zhipu(healthy.base_url), base_url=healthy.base_url, secrets=KEYS)
         waiting = [asyncio.create_task(answer(one)) for _ in range(3)]
         await until(lambda: _truth(len(hung.polled) == 2))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             assert (await answer(other)).http_status == 200
         assert len(hung.polled) == 2
         hung.poll_gate.set()

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.store import seeds
-from tests.worker.world import HASTY, INTERACTIVE, KEYS, PRICES, ROUTE, World, until, zhipu
+from tests.worker.world import HASTY, INTERACTIVE, KEYS, LIMIT_S, PRICES, ROUTE, World, until, zhipu
 from tollgate.broker.bus import CANCEL
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
@@ -258,7 +258,7 @@ async def stopped(postgres_world: World) -> tuple[World, Simulator, list[UUID]]:
     ids = await postgres_world.queue("a", "b", **ASYNC)
     engine.offer(INTERACTIVE, {ROUTE: ids})
     await until_submitted(postgres_world, 2)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LIMIT_S):
         await engine.stop(drain_timeout_s=60)
     return postgres_world, simulator, ids
 

@@ -15,7 +15,7 @@ from tests.store import seeds
 from tests.worker.async_cloud import AsyncCloud, always_done, numbered, refused, takes
 from tests.worker.test_async_edges import BOUGHT, HELD, rescue, start, until_put_off
 from tests.worker.test_async_mode import ASYNC, outcomes_of
-from tests.worker.world import INTERACTIVE, KEYS, ROUTE, World, until, zhipu
+from tests.worker.world import INTERACTIVE, KEYS, LIMIT_S, ROUTE, World, until, zhipu
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
@@ -51,6 +51,8 @@ class Leaving:
         async with self._database.write() as connection:
             yield connection
 
+    autocommit = write
+
     def leave(self) -> None:
         self._away = True
 
@@ -68,7 +70,7 @@ async def test_a_worker_stops_in_time_while_an_id_cannot_be_committed(
         leaving.leave()
         cloud.gate.set()
         await leaving.missed.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await engine.stop(drain_timeout_s=0.1)
     task = await world.task(task_id)
     assert (task.state, outcomes_of(task)) == (TaskState.RUNNING, HELD), "left to the rescue"

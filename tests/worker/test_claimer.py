@@ -20,7 +20,7 @@ from worker import claimer
 
 
 class Failing:
-    """In the database's place: its next write transactions end in an outage, before or after their commit."""
+    """In the database's place: what it is to write next ends in an outage, before or after their commit."""
 
     def __init__(self, database: Database, *, times: int, commits: bool) -> None:
         self._database = database
@@ -42,9 +42,11 @@ class Failing:
                     raise _UndoneError
         raise StoreUnavailableError("the connection was lost")
 
+    autocommit = write
+
 
 class Held:
-    """In the database's place: write transactions wait for the gate."""
+    """In the database's place: what is written waits for the gate."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -57,6 +59,8 @@ class Held:
         await self.gate.wait()
         async with self._database.write() as connection:
             yield connection
+
+    autocommit = write
 
 
 class _UndoneError(Exception):

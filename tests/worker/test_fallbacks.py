@@ -88,7 +88,7 @@ class Telling:
 def announcer_to(world: World, engine: Engine) -> Announcer:
     """A beat's, which moves what is stuck."""
     mover = Mover(world.database, engine.runner._rules)
-    return Announcer(world.database, cast(Publisher, Telling(engine)), mover=mover)
+    return Announcer(world.database, cast(Publisher, Telling(engine)), rules=Rules(prices=PRICES), mover=mover)
 
 
 def story(task: Task) -> list[tuple[str, AttemptOutcome, int]]:

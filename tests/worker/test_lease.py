@@ -45,7 +45,7 @@ async def test_a_heartbeat_brings_pauses_and_the_number_of_workers(world: World)
             )
         await until(lambda: _true(bool(learned[-1].pauses)))
         assert learned[-1].pauses[0].credential == "K"
-        assert list(learned[-1].lanes_of_workers) == [("cloud.bulk",)]
+        assert [worker.lanes for worker in learned[-1].workers] == [("cloud.bulk",)]
     finally:
         await lease.stop(world.database)
     assert await world.live_workers() == []
@@ -76,7 +76,8 @@ async def test_what_an_earlier_registration_held_may_not_be_sent(world: World) -
 
 
 async def test_a_lease_that_is_not_confirmed_may_not_send_for_long(world: World) -> None:
-    lease = lease_of(world, timing=Timing(renew_s=3600, send_within_s=0.05))
+    # It counts from before the registration, which takes longer than it looks on a busy machine.
+    lease = lease_of(world, timing=Timing(renew_s=3600, send_within_s=2.0))
     await lease.start(world.database)
     assert lease.may_send(lease.worker_id)
     await until(lambda: _true(not lease.may_send(lease.worker_id)))

@@ -16,10 +16,10 @@ from tests.store.ledgers import differing
 from tests.worker.test_announcer import Told, a_worker
 from tests.worker.world import BULK, INTERACTIVE, KEYS, PRICES, ROUTE, World, beat_of, until, zhipu
 from tollgate.broker.publisher import Publisher
+from tollgate.domain import reach
 from tollgate.domain.routing import Catalog, Cause, Model, Route
-from tollgate.domain.states import AttemptOutcome, TaskState
+from tollgate.domain.states import AttemptOutcome, Priority, TaskState
 from tollgate.store import leases, receipts
-from tollgate.store.leases import RouteLoad
 from tollgate.store.receipts import Receipt
 from worker.announcer import Announcer
 from worker.billing import Rules
@@ -38,7 +38,7 @@ def rules_of(*routes: str, **of_model: Any) -> Rules:
 
 def announcer_of(world: World, rules: Rules) -> tuple[Announcer, Told]:
     told = Told()
-    return Announcer(world.database, cast(Publisher, told), mover=Mover(world.database, rules)), told
+    return Announcer(world.database, cast(Publisher, told), rules=rules, mover=Mover(world.database, rules)), told
 
 
 async def routes_of(world: World, ids: list[UUID]) -> dict[str, int]:
@@ -193,7 +193,7 @@ async def test_the_beat_moves_what_waits_for_an_upstream_without_balance(world: 
 
     async def stuck() -> bool:
         async with world.database.read() as connection:
-            return ROUTE in leases.stuck_routes(await leases.alive(connection))
+            return ROUTE in reach.stuck(await leases.alive(connection), rules.catalog, Priority.INTERACTIVE)
 
     await until(stuck)
 
@@ -208,15 +208,3 @@ async def test_the_beat_moves_what_waits_for_an_upstream_without_balance(world: 
     assert {len(task.attempts) for task in done} == {1}
     assert first.stats.refusals["1113"] == 1
     assert await differing(world.database) == {}
-
-
-def test_a_route_is_stuck_only_if_all_who_met_it_say_so() -> None:
-    def worker(load: dict[str, tuple[int, int, bool]]) -> leases.WorkerRow:
-        now, told = datetime.now(UTC), {route: RouteLoad(*one) for route, one in load.items()}
-        return leases.WorkerRow(
-            id=UUID(int=1), name="w", lanes=(BULK,), load=told, heartbeat=1, dead=False, started_at=now, seen_at=now
-        )
-
-    assert leases.stuck_routes([]) == frozenset()
-    both = [worker({ROUTE: STUCK, SECOND: STUCK}), worker({SECOND: WELL})]
-    assert leases.stuck_routes(both) == {ROUTE}

@@ -115,7 +115,7 @@ async def test_a_late_task_that_cannot_be_settled_does_not_keep_the_others_waiti
     monkeypatch.setattr(announcing, "EXPIRE_AT_ONCE", 3)  # Small pages, so that the bad one stands in the first.
     first, bad, *others = await late(world, 7)
     await poison(world, bad)
-    announcer = Announcer(world.database, cast(Publisher, Told()))
+    announcer = Announcer(world.database, cast(Publisher, Told()), rules=Rules(prices=PRICES))
     expired = [id_ for _ in range(3) for id_ in await announcer.expire()]
     assert sorted(expired) == [first, *others]
     assert await world.state(bad) is TaskState.QUEUED
@@ -138,7 +138,7 @@ async def test_two_beats_tell_of_each_task_once(postgres_world: World) -> None:
     await a_worker(world)
     ids = await world.queue(*(f"question {n}" for n in range(100)), announced_at=None)
     told = Told()
-    announcers = [Announcer(world.database, cast(Publisher, told)) for _ in range(2)]
+    announcers = [Announcer(world.database, cast(Publisher, told), rules=Rules(prices=PRICES)) for _ in range(2)]
     for _ in range(3):
         await asyncio.gather(*(announcer.announce() for announcer in announcers))
     assert sorted(told.ids) == ids

@@ -72,13 +72,15 @@ async def test_a_worker_whose_heartbeat_moves_lives(world: World) -> None:
     assert len(await world.live_workers()) == 1
 
 
-async def test_a_late_reading_starts_the_count_anew(world: World) -> None:
+async def test_a_late_reading_starts_the_count_anew_and_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     watch = Watch(world.database, world.bus, Rules(prices=PRICES), clock=clock)
     await worker_with_a_task(world)
     await watch_for(watch, clock, seconds=18)
+    assert "heartbeats read late" not in caplog.text
     clock.now_s += 6
     await watch_for(watch, clock, seconds=18)
+    assert caplog.text.count("heartbeats read late") == 1
     assert len(await world.live_workers()) == 1
     await watch_for(watch, clock, seconds=2)
     assert await world.live_workers() == []

@@ -136,7 +136,8 @@ class RedisBus:
         if self._handlers and self._listening is None:
             self._listening = asyncio.create_task(self._listen_forever(), name="bus")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._subscribed.wait(), RECONNECT_S)
+                async with asyncio.timeout(RECONNECT_S):
+                    await self._subscribed.wait()
 
     async def publish(self, channel: str, ids: Iterable[UUID]) -> None:
         await self.send([(channel, orjson.dumps([str(i) for i in ids]))])

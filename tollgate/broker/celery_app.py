@@ -71,7 +71,8 @@ class _Amqp(AMQP):
 def _transport_options(broker_url: str, *, publishes_only: bool) -> dict[str, Any]:
     if broker_url.startswith("memory:"):
         return {"polling_interval": MEMORY_POLLING_S}
-    options: dict[str, Any] = {"queue_order_strategy": "priority"}
+    # A message is a hint: to note in Redis that it is on its way, and that it came, would be two more round trips.
+    options: dict[str, Any] = {"queue_order_strategy": "priority", "ack_emulation": False}
     if publishes_only:
         options |= {
             "socket_timeout": PUBLISH_TIMEOUT_S,

@@ -77,6 +77,12 @@ def tokens_of(task: Json) -> str:
     return f"{usage.get('prompt_tokens', 0)}+{usage.get('completion_tokens', 0)}"
 
 
+def engine_of(task: Json) -> str:
+    """ "1.234 s" of a local engine's time, all attempts together, or ""."""
+    seconds = sum(one.get("engine_seconds") or 0 for one in task.get("attempts") or ())
+    return f"{seconds:,.3f} s of its time" if seconds else ""
+
+
 def name_of(task: Json) -> str:
     """What its owner calls it."""
     return str(task.get("custom_id") or task.get("request_id") or "")

@@ -8,9 +8,11 @@ import typer
 
 from tollgate import __version__
 from tollgate.cli import (
+    batches,
     budgets,
     doctor,
     exits,
+    files,
     get,
     keys,
     models,
@@ -62,6 +64,8 @@ for family in (
     submit,
     get,
     tasks,
+    batches,
+    files,
     webhooks,
     usage,
     reconcile,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx2
 
 from tollgate import __version__
 from tollgate.cli import connection, output
-from tollgate.cli.connection import Target
+from tollgate.cli.connection import Target, segment
 from tollgate.cli.exits import GatewayUnreachableError, RefusedError
 
 Json = dict[str, Any]
@@ -21,15 +22,9 @@ ANSWER_S = 60.0
 """Longer than any answer takes; a long list is committed in seconds."""
 WAIT_MAX_S = 30.0
 """The longest that one request asks the gateway to wait; what waits longer asks again."""
-AGAIN_S = 1.0
-"""From a stream that was cut to the next try."""
 UNAVAILABLE_TRIES = 5
 """A 503 says that nothing was done: it is asked again so often, after its Retry-After. A 429 with one says that the
 key's limits have room then: it is asked again for as long as that takes."""
-
-
-class StreamCutError(Exception):
-    """A stream of events that is to be taken up again."""
 
 
 class Gateway:
@@ -37,7 +32,7 @@ class Gateway:
 
     def __init__(self, target: Target, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.target = target
-        self._sleep = sleep
+        self.sleep = sleep
         self._told: set[str] = set()
         self._http = httpx2.Client(
             base_url=target.url,
@@ -68,40 +63,26 @@ class Gateway:
         answer = self.ask("GET", "/tasks", params={"id": ",".join(ids), **_wait(wait_s)})
         return answer["data"], answer["missing"]
 
-    def events(self, task_id: str) -> Iterator[tuple[str, Json]]:
-        """Name and data of each event of a task, to its end. A stream that is cut is taken up where it was."""
-        place, tries = "", 0
-        while tries < UNAVAILABLE_TRIES:
-            tries += 1
-            try:
-                for name, told, data in self._events(task_id, after=place):
-                    place, tries = told or place, 0
-                    yield name, data
-                    if name == "end":
-                        return
-            except (httpx2.TransportError, StreamCutError):
-                self._sleep(AGAIN_S)
-        raise GatewayUnreachableError(f"{self.target.url} does not tell task {task_id} to its end", sent=True)
-
-    def _events(self, task_id: str, *, after: str) -> Iterator[tuple[str, str, Json]]:
-        """Raises StreamCutError for a gateway that is just not there, or ends the stream before its end."""
-        path, headers = f"/tasks/{segment(task_id)}/events", {"Last-Event-ID": after} if after else {}
-        with self._http.stream("GET", path, headers=headers) as response:
-            if response.status_code == 503:
-                raise StreamCutError
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[httpx2.Response]:
+        """An answer that is read as it comes; one that is cut raises GatewayUnreachableError in the block."""
+        with self._translated(), self._http.stream("GET", path, params=params, headers=headers) as response:
             if not response.is_success:
                 response.read()
                 raise self._refusal(response)
-            name = place = ""
-            for line in response.iter_lines():
-                field, _, value = line.partition(": ")
-                if field == "event":
-                    name, place = value, ""
-                elif field == "id":
-                    place = value
-                elif field == "data":
-                    yield name, place, json.loads(value)
-        raise StreamCutError
+            yield response
+
+    def upload(self, chunks: Iterable[bytes], *, filename: str) -> Json:
+        """POST /files, with the file's bytes as they come. Asked once: what was read is gone."""
+        headers = {"Content-Type": "application/jsonl"}
+        response = self._send(
+            "POST", "/files", params={"filename": filename}, content=chunks, headers=headers, timeout_s=ANSWER_S
+        )
+        if not response.is_success:
+            raise self._refusal(response)
+        return self._required(response)
 
     def page(self, filters: Mapping[str, str]) -> Json:
         """One page of the list: `data`, `has_more`, `last_id`."""
@@ -109,6 +90,10 @@ class Gateway:
 
     def cancel(self, task_id: str) -> Json:
         return self.ask("POST", f"/tasks/{segment(task_id)}/cancel")
+
+    def delete(self, task_id: str) -> Json:
+        """Its texts. Refused with a 409 before its end."""
+        return self.ask("DELETE", f"/tasks/{segment(task_id)}")
 
     def usage(self, filters: Mapping[str, str]) -> Json:
         return self.ask("GET", "/usage", params=filters)
@@ -120,27 +105,39 @@ class Gateway:
         listed: list[Json] = self.ask("GET", "/models")["data"]
         return listed
 
-    def ask(self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None) -> Json:
-        """The answer to any request that is answered in JSON."""
-        response = self._request(method, path, params=params, body=body)
-        answer = _object(response)
-        if answer is None:
-            raise RefusedError(response.status_code, kind="foreign", message=self._foreign(response))
-        return answer
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout_s: float = ANSWER_S,
+    ) -> Json:
+        """The answer to any request that is answered in JSON, within `timeout_s`."""
+        return self._required(self._request(method, path, params=params, body=body, timeout_s=timeout_s))
 
     def _request(
-        self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout_s: float = ANSWER_S,
     ) -> httpx2.Response:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8")
         tries = 1
         while True:
-            response = self._send(method, path, params=params, body=body)
+            response = self._send(method, path, params=params, content=content, headers=headers, timeout_s=timeout_s)
             if response.status_code == 429 and response.headers.get("Retry-After"):
                 self._tell_of_waiting(self._refusal(response))
             elif response.status_code == 503 and tries < UNAVAILABLE_TRIES:
                 tries += 1
             else:
                 break
-            self._sleep(_retry_after_s(response))
+            self.sleep(_retry_after_s(response))
         if response.is_success:
             return response
         raise self._refusal(response)
@@ -152,17 +149,37 @@ class Gateway:
             output.note(f"{refusal}; waiting for it")
         self._told.add(limit)
 
-    def _send(self, method: str, path: str, *, params: Mapping[str, str] | None, body: Any) -> httpx2.Response:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8")
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None,
+        content: bytes | Iterable[bytes] | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> httpx2.Response:
+        timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S)
+        with self._translated():
+            return self._http.request(method, path, params=params, content=content, headers=headers, timeout=timeout)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raises GatewayUnreachableError for what the HTTP client raises."""
         try:
-            return self._http.request(method, path, params=params, content=content, headers=headers)
+            yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise GatewayUnreachableError(self._unreachable(error), sent=False) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise GatewayUnreachableError(
                 f"{self.target.url} did not answer: {str(error) or type(error).__name__}", sent=True
             ) from error
+
+    def _required(self, response: httpx2.Response) -> Json:
+        answer = _object(response)
+        if answer is None:
+            raise RefusedError(response.status_code, kind="foreign", message=self._foreign(response))
+        return answer
 
     def _refusal(self, response: httpx2.Response) -> RefusedError:
         answer = _object(response)
@@ -190,6 +207,19 @@ class Gateway:
         )
 
 
+def lines_of(response: httpx2.Response) -> Iterator[bytes]:
+    """Of a streamed answer, without their ends: \\n alone. httpx's own also cuts where a text holds U+2028."""
+    held: list[bytes] = []
+    for chunk in response.iter_bytes():
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            yield b"".join((*held, line))
+            held.clear()
+        held.append(rest)
+    if last := b"".join(held):
+        yield last
+
+
 def _object(response: httpx2.Response) -> Json | None:
     try:
         answer = response.json()
@@ -205,10 +235,3 @@ def _retry_after_s(response: httpx2.Response) -> float:
 
 def _wait(seconds: float) -> dict[str, str]:
     return {"wait": f"{min(seconds, WAIT_MAX_S):g}"} if seconds > 0 else {}
-
-
-def segment(task_id: str) -> str:
-    """An id as one segment of a path, whatever was typed."""
-    from urllib.parse import quote
-
-    return quote(task_id, safe="")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tollgate.cli.data_folder import DataFolder
 from tollgate.cli.exits import MissingKeyError
@@ -73,6 +73,11 @@ def find_url(environ: Mapping[str, str], *, url: str | None, folder: DataFolder)
     if not usable:
         raise SettingsError(f"{source}: {found!r} is not an address; write {DEFAULT_URL}, for example")
     return found.rstrip("/"), source
+
+
+def segment(an_id: str) -> str:
+    """An id as one segment of a path, whatever was typed."""
+    return quote(an_id, safe="")
 
 
 def is_loopback(url: str) -> bool:

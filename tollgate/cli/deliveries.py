@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate.cli import options, output
+from tollgate.cli import listing, options, output
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tollgate.cli.client import Gateway
 
 Json = dict[str, Any]
 PAGE_MAX = 1_000
@@ -90,26 +88,10 @@ def deliveries(
     filters = {name: an_id(text, kind=kind) for name, (text, kind) in ids.items() if text is not None}
     filters |= {"state": state} if state is not None else {}
     filters["limit"] = str(PAGE_MAX if every else limit)
-    page: Json = {}
     with options.gateway(url=url, key=key, data=data) as gateway:
-        for page in _pages(gateway, filters, every=every):
-            if as_json:
-                for one in page["data"]:
-                    output.json_line(one)
-            elif page["data"]:
-                output.console().print(_table(page["data"]))
-    if not page["data"] and not as_json:
-        output.note("no delivery fits")
-    if page["has_more"]:
-        output.note(f"there are more: --after {page['last_id']}, or --all")
-
-
-def _pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool) -> Iterator[Json]:
-    page = gateway.ask("GET", "/webhooks/deliveries", params=filters)
-    yield page
-    while every and page["has_more"]:
-        page = gateway.ask("GET", "/webhooks/deliveries", params={**filters, "after": page["last_id"]})
-        yield page
+        listing.show(
+            gateway, "/webhooks/deliveries", filters, every=every, as_json=as_json, table=_table, kind="delivery"
+        )
 
 
 def _table(found: list[Json]) -> Table:

@@ -22,10 +22,11 @@ from tollgate.broker.celery_app import MEMORY_BROKER, create_celery
 from tollgate.broker.publisher import Publisher
 from tollgate.cli import http_server
 from tollgate.cli.data_folder import DataFolder
+from tollgate.domain import local_models
 from tollgate.domain.errors import SettingsError
 from tollgate.domain.ids import new_id
 from tollgate.domain.keys import MasterKey, derive_secret
-from tollgate.domain.lanes import LANES
+from tollgate.domain.lanes import LANES, PLACES
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.routing import Catalog
 from tollgate.domain.states import Role
@@ -38,9 +39,13 @@ from worker.beat import Beat
 from worker.celery_run import register_run
 from worker.embedded_celery import EmbeddedCelery
 from worker.process import load_rules, make_courier, run_engine
+from worker.upstreams.local import serving
+from worker.upstreams.local.serving import OnDead
 from worker.upstreams.registry import secrets_of
 
 SIMULATOR_KEY = "simulator.no-real-key"
+SIMULATED_POLL_S = 1.0
+"""Of its batches, unless it is set: they take no time there."""
 ADMIN_PROJECT = "default"
 
 
@@ -53,10 +58,18 @@ class Up:
     admin_key: str
     admin_key_is_new: bool
     simulator_url: str | None
+    local_models: tuple[str, ...]
+    """The models that run in this very process."""
 
 
 async def serve(
-    settings: Settings, *, host: str, port: int, on_ready: Callable[[Up], None], on_stop: Callable[[], None]
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    on_ready: Callable[[Up], None],
+    on_stop: Callable[[], None],
+    on_dead: OnDead,
 ) -> None:
     """Run until a signal. Raises SettingsError before anything is served."""
     if settings.database_url is not None:
@@ -68,8 +81,10 @@ async def serve(
     with folder.lock(), contextlib.closing(http_server.bind(host, port)) as listener:
         settings = _with_master_key(settings, folder)
         async with contextlib.AsyncExitStack() as stack:
-            catalog, settings, simulator = await _simulated(stack, settings)
-            services = await _services(stack, settings, catalog, simulated=simulator is not None)
+            settings, catalog = _with_local_model(settings, configuration.load_catalog(settings))
+            serving.require(settings, catalog)
+            catalog, settings, simulator = await _simulated(stack, settings, catalog)
+            services = await _services(stack, settings, catalog, simulated=simulator is not None, on_dead=on_dead)
             admin_key, is_new = await _admin_key(services.database, configuration.master_keys(settings)[0], folder)
             url = http_server.address_of(listener)
             folder.save_address(url)
@@ -80,6 +95,7 @@ async def serve(
                 admin_key=admin_key,
                 admin_key_is_new=is_new,
                 simulator_url=simulator.base_url if simulator else None,
+                local_models=_served_here(settings, catalog),
             )
 
             def stopping() -> None:
@@ -103,11 +119,24 @@ def _with_master_key(settings: Settings, folder: DataFolder) -> Settings:
     return settings.model_copy(update={"master_key": pydantic.SecretStr(folder.master_key(create=True))})
 
 
+def _with_local_model(settings: Settings, catalog: Catalog) -> tuple[Settings, Catalog]:
+    """Served beside the cloud's, under the name of its folder where models.toml has no local upstream for it."""
+    if settings.model is None:
+        return settings, catalog
+    return serving.laned(settings, default=",".join(PLACES)), local_models.added(settings.model, catalog)
+
+
+def _served_here(settings: Settings, catalog: Catalog) -> tuple[str, ...]:
+    local = serving.chosen(settings, catalog)
+    if local is None:
+        return ()
+    return tuple(m.name for m in catalog.models.values() if local.upstream in [route.upstream for route in m.routes])
+
+
 async def _simulated(
-    stack: contextlib.AsyncExitStack, settings: Settings
+    stack: contextlib.AsyncExitStack, settings: Settings, catalog: Catalog
 ) -> tuple[Catalog, Settings, Simulator | None]:
     """Where ZhipuAI has no key, its upstreams are the simulator."""
-    catalog = configuration.load_catalog(settings)
     keyless = [u for u in catalog.upstreams.values() if u.kind == "zhipu" and not secrets_of(u, settings.environment)]
     if not keyless:
         return catalog, settings, None
@@ -119,11 +148,14 @@ async def _simulated(
     pointed = {u.name: replace(u, base_url=simulator.base_url, base_url_env=None) for u in keyless}
     environment = {**settings.environment, **{c.name: SIMULATOR_KEY for u in keyless for c in u.credentials[:1]}}
     catalog = replace(catalog, upstreams={**catalog.upstreams, **pointed})
-    return catalog, settings.model_copy(update={"environment": environment}), simulator
+    changed: dict[str, object] = {"environment": environment}
+    if "upstream_batch_poll_s" not in settings.sources:
+        changed["upstream_batch_poll_s"] = SIMULATED_POLL_S
+    return catalog, settings.model_copy(update=changed), simulator
 
 
 async def _services(
-    stack: contextlib.AsyncExitStack, settings: Settings, catalog: Catalog, *, simulated: bool
+    stack: contextlib.AsyncExitStack, settings: Settings, catalog: Catalog, *, simulated: bool, on_dead: OnDead
 ) -> Services:
     """Everything in this process, started in the order of need; stopped in the opposite one."""
     database = Database.connect(settings.store_url)
@@ -153,11 +185,12 @@ async def _services(
         courier=make_courier(settings, database),
     )
     await _take_over(database, beat)
-    engine = await stack.enter_async_context(run_engine(settings, catalog, database=database, bus=bus))
+    engine = await stack.enter_async_context(run_engine(settings, catalog, database=database, bus=bus, on_dead=on_dead))
     register_run(app, engine.offer)
     celery_worker = EmbeddedCelery(app)
     celery_worker.start()
     stack.callback(celery_worker.stop)
+    await services.fleet.look()  # else the first tasks would find no worker
     await stack.enter_async_context(_running(beat))
     return services
 

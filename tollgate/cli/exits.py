@@ -3,6 +3,7 @@
 TollgateError
 ├── GatewayUnreachableError    nothing answers at the address, or no answer came
 ├── MissingKeyError            there is no key to show
+├── BadFileError               a file cannot be read, written or used as it is
 └── RefusedError               the gateway answered with an error
 """
 
@@ -47,6 +48,10 @@ class MissingKeyError(TollgateError):
     """No key for a gateway that wants one."""
 
 
+class BadFileError(TollgateError):
+    """A file of the user's is to blame; says which, where in it, and what to do."""
+
+
 class RefusedError(TollgateError):
     """The gateway's answer was an error: `status` and `kind` ("invalid_request", ...) are its own."""
 
@@ -62,9 +67,9 @@ def code_of(error: BaseException) -> int:
     if isinstance(error, RefusedError):
         if error.status in (401, 403, 503):
             return UNREACHABLE
-        return USAGE if error.status == 400 else FAILED
+        return USAGE if error.status in (400, 413) else FAILED
     if isinstance(error, GatewayUnreachableError | MissingKeyError | StoreUnavailableError):
         return UNREACHABLE
-    if isinstance(error, SettingsError | InvalidRequestError | UnknownModelError):
+    if isinstance(error, SettingsError | BadFileError | InvalidRequestError | UnknownModelError):
         return USAGE
     return FAILED

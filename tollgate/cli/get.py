@@ -113,13 +113,16 @@ def facts(task: Json) -> list[tuple[str, str]]:
     named = [
         ("task", task["id"]),
         ("status", f"{task['status']} ({task['state']})"),
+        ("waits", task.get("waiting_reason")),
         ("model", task.get("model")),
         ("answered", f"by {task['upstream']}/{task['upstream_model']}" if task.get("upstream") else None),
         *((name, task.get(name)) for name in ("custom_id", "request_id", "label", "batch_id")),
         ("created", output.moment(task.get("created_at"))),
         ("ended", output.moment(task["ended_at"]) if task.get("ended_at") else None),
         ("cancelling", "asked for" if task.get("cancel_requested_at") and not task.get("ended_at") else None),
+        ("erased", "its answer, or error message, is kept no longer" if task.get("erased") else None),
         ("tokens", tokens),
+        ("engine", answers.engine_of(task) or None),
         ("cost", cost),
         (
             "possible",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tollgate.cli import exits, options, output
+from tollgate.cli import convert, exits, options, output
 
 if TYPE_CHECKING:
     from tollgate.domain.prices import Price
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from tollgate.settings import Settings
 
 Json = dict[str, Any]
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List and check the models.")
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Quantized = Literal["none", "int8", "nf4"]
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List, check and convert the models.")
 
 
 def register(root: typer.Typer) -> None:
     """Add the family to `root`."""
+    convert.register(app)
     root.add_typer(app, name="models", rich_help_panel="Administration")
 
 
@@ -56,22 +60,95 @@ def list_models(
 
 @app.command()
 def check(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Default: TOLLGATE_MODELS_FILE, else the built-in one.")
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE|MODEL",
+            help="A models.toml (default: TOLLGATE_MODELS_FILE, else the built-in one), or a model for a device of "
+            "one's own: its folder, or its name on the Hugging Face hub.",
+        ),
     ] = None,
-    prices: Annotated[Path | None, typer.Option(metavar="FILE", help="A price file to check with it.")] = None,
+    prices: Annotated[Path | None, typer.Option(metavar="FILE", help="A price file to check with models.toml.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Default: TOLLGATE_LOCAL_DTYPE.")] = None,
+    quantization: Annotated[Quantized | None, typer.Option(help="Default: TOLLGATE_LOCAL_QUANTIZATION.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Answers at once. Default: what fits.")] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Prompt and answer of one slot. Default: what fits.")
+    ] = None,
+    device_memory: Annotated[
+        str | None, typer.Option(metavar="24GB", help="Of another machine's GPU. Default: what is free here.")
+    ] = None,
+    as_json: options.AsJson = False,
     data: options.Data = None,
 ) -> None:
-    """Read models.toml and prices.toml together; say which models have no price and which upstreams no key.
+    """Read models.toml and prices.toml together, or a model's checkpoint before it is loaded.
 
-    Exit code 0 if both files are good, also where a price or a key is missing.
+    Of the two files: which models have no price, which upstreams no key. Exit code 0 if both are good.
+
+    Of a checkpoint: what it is, whether the local engine runs it, what it needs of a device's memory, and what to do
+    if it does not fit. Exit code 1 if it cannot be served, or does not fit.
 
     Examples:
       tollgate models check models.toml --prices prices.toml
+      tollgate models check zai-org/glm-4-9b-chat-hf --device-memory 24GB
+      tollgate models check /models/glm-4-9b-chat-hf --quantization nf4 --json
     """
+    settings = options.settings(data)
+    of_checkpoint = {
+        "--dtype": dtype,
+        "--quantization": quantization,
+        "--slots": slots,
+        "--context-tokens": context_tokens,
+        "--device-memory": device_memory,
+        "--json": as_json or None,
+    }
+    if what is None or what.endswith(".toml") or Path(what).is_file():
+        _refuse(of_checkpoint, why="asks about a checkpoint: name its folder, or its name on the hub")
+        check_files(settings, file=_models_file(what), prices=prices)
+        return
+    _refuse({"--prices": prices}, why="is checked with a models.toml, not with a checkpoint")
+    from tollgate.cli import checkpoints
+
+    chosen = {
+        "local_dtype": dtype,
+        "local_quantization": quantization,
+        "local_slots": slots,
+        "local_context_tokens": context_tokens,
+    }
+    settings = settings.model_copy(update={name: value for name, value in chosen.items() if value is not None})
+    told = checkpoints.report(what, settings, device_memory=device_memory)
+    if as_json:
+        output.json_line(told)
+    else:
+        checkpoints.show(told)
+    raise typer.Exit(exits.FAILED if not told["servable"] or told["fits"] is False else exits.OK)
+
+
+def _refuse(given: Mapping[str, object], *, why: str) -> None:
+    """Raises SettingsError: an option that would be passed over."""
+    from tollgate.domain.errors import SettingsError
+
+    for option, value in given.items():
+        if value is not None:
+            raise SettingsError(f"{option} {why}")
+
+
+def _models_file(what: str | None) -> Path | None:
+    """Raises SettingsError: it is one of a checkpoint's files."""
+    from tollgate.domain.errors import SettingsError
+
+    if what is None:
+        return None
+    file = Path(what)
+    if file.suffix != ".toml" and (file.parent / "config.json").is_file():
+        raise SettingsError(f"{file} is one file of a checkpoint: name the folder, {file.parent}")
+    return file
+
+
+def check_files(settings: Settings, *, file: Path | None, prices: Path | None) -> None:
+    """Print what there is in models.toml and prices.toml, and what is worth knowing about them."""
     from tollgate import configuration
 
-    settings = options.settings(data)
     chosen = {"models_file": file, "prices_file": prices}
     settings = settings.model_copy(update={name: path for name, path in chosen.items() if path is not None})
     catalog, listed = configuration.load_catalog(settings), configuration.load_prices(settings)
@@ -83,7 +160,6 @@ def check(
     print(f"{', '.join(counts)}: good")
     for line in findings(catalog, listed, settings.environment):
         print(line)
-    raise typer.Exit(exits.OK)
 
 
 def findings(catalog: Catalog, prices: list[Price], environment: dict[str, str] | Any) -> list[str]:
@@ -98,6 +174,10 @@ def findings(catalog: Catalog, prices: list[Price], environment: dict[str, str] 
         if spec.credentials and not registry.secrets_of(spec, environment):
             names = " or ".join(name for credential in spec.credentials for name in credential.variables)
             found.append(f"no key: upstream {spec.name} (set {names}); its tasks wait")
+    found += [
+        f"by the second, but not local: {name} (it tells no time of its engine; costs are estimates by tokens)"
+        for name in timeless(catalog, prices)
+    ]
     found += [fallbacks_of(model) for model in catalog.models.values() if len(model.routes) > 1]
     routed = {(route.upstream, route.model) for model in catalog.models.values() for route in model.routes}
     strays = sorted({f"{p.upstream}/{p.model}" for p in prices if (p.upstream, p.model) not in routed})
@@ -122,6 +202,13 @@ def unpriced(catalog: Catalog, prices: list[Price]) -> list[str]:
 def unbuyable(catalog: Catalog, prices: list[Price]) -> list[str]:
     """Routes after a model's first that have no price in force."""
     return sorted({route.id for m in catalog.models.values() for route in without_price(m.routes[1:], prices)})
+
+
+def timeless(catalog: Catalog, prices: list[Price]) -> list[str]:
+    """Routes with a price by the second, whose upstreams are not engines of this installation."""
+    routes = {(route.upstream, route.model): route for model in catalog.models.values() for route in model.routes}
+    by_the_second = {(price.upstream, price.model) for price in prices if price.engine is not None}
+    return sorted(routes[one].id for one in by_the_second & routes.keys() if catalog.place(routes[one]) != "local")
 
 
 def without_price(routes: tuple[Route, ...], prices: list[Price]) -> list[Route]:
@@ -154,17 +241,23 @@ def from_files(settings: Settings) -> list[Json]:
                 "context_tokens": model.context_tokens,
                 "deprecated": model.deprecated,
                 "aliases": list(model.aliases),
-                "price": {name: prices.as_object(price)[name] for name in ("currency", "tiers")} if price else None,
+                "price": _price(prices.as_object(price)) if price else None,
             }
         )
     return found
 
 
+def _price(told: Json) -> Json:
+    return {name: told[name] for name in ("currency", "tiers", "engine")}
+
+
 def prices_of(model: Json) -> tuple[str, str]:
-    """Input and output, of the first tier where there are several."""
+    """Input and output, of the first tier where there are several; or a second of the engine."""
     price = model["price"]
     if not price:
         return ("unpriced", "unpriced")
+    if price["engine"]:
+        return (f"{output.money(price['engine']['second'])}/s", "-")
     first, more = price["tiers"][0], "+" if len(price["tiers"]) > 1 else ""
     if first["input"] == first["output"] == "0":
         return ("free", "free")
@@ -172,7 +265,8 @@ def prices_of(model: Json) -> tuple[str, str]:
 
 
 def remarks_of(model: Json) -> str:
-    parts = [f"also {', '.join(model['aliases'])}"] if model.get("aliases") else []
+    parts = ["on a local device"] if model.get("place") == "local" else []
+    parts += [f"also {', '.join(model['aliases'])}"] if model.get("aliases") else []
     if len(model["routes"]) > 1:
         on = model.get("fallback_on")
         parts.append(f"falls back on {', '.join(on)} after {model['fallback_after']}" if on else "never falls back")

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ STATE_STYLES = {
     "expired": "yellow",
     "running": "cyan",
     "queued": "dim",
+    "validating": "cyan",
+    "in_progress": "cyan",
+    "completed": "green",
+    "cancelling": "yellow",
 }
 # A model's answer may hold escape sequences, which a terminal would obey: title, clipboard, colours.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -86,6 +90,24 @@ def money(amount: str | Decimal | None) -> str:
         return "-"
     whole, _, fraction = f"{Decimal(amount):f}".partition(".")
     return f"{int(whole):,}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+def rough_money(amount: str | Decimal | None) -> str:
+    """To four digits: what is worth reading of a sum that grows or is estimated."""
+    return money(None if amount is None else Context(prec=4).plus(Decimal(amount)))
+
+
+def duration(seconds: float) -> str:
+    """ "0.4 s", "45 s", "12 min 5 s", "3 h 20 min", "2 d 4 h"."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, rest_minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min {rest_s} s" if rest_s else f"{minutes} min"
+    if hours < 24:
+        return f"{hours} h {rest_minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def moment(iso: str | datetime | None) -> str:

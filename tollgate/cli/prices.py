@@ -91,6 +91,8 @@ def load(settings: Settings, file: Path | None) -> tuple[Settings, list[Price]]:
 
 def table(in_force: list[Price], currency: str) -> Any:
     """A row a tier; a model's name stands in its first row."""
+    from tollgate.domain.money import format_nano
+
     made = output.table(
         "upstream/model",
         "tier",
@@ -102,6 +104,10 @@ def table(in_force: list[Price], currency: str) -> Any:
         title=f"{currency} per million tokens, in force now",
     )
     for price in in_force:
+        if price.engine is not None:
+            second = f"{output.money(format_nano(price.engine.second_nano))} a second of the engine"
+            since = f"{price.valid_from:%Y-%m-%d}"
+            made.add_row(f"{price.upstream}/{price.model}", second, "-", "-", "-", "-", since)
         for number, tier in enumerate(price.tiers):
             name = "" if number else f"{price.upstream}/{price.model}"
             made.add_row(name, *_tier(tier), f"x {float(price.batch_factor):g}", f"{price.valid_from:%Y-%m-%d}")
@@ -109,7 +115,8 @@ def table(in_force: list[Price], currency: str) -> Any:
 
 
 def as_object(price: Price) -> dict[str, Any]:
-    """For scripts: amounts as decimal strings per million tokens."""
+    """For scripts: amounts as decimal strings, per million tokens or by the engine's second."""
+    from tollgate.domain import shown
     from tollgate.domain.money import format_nano
 
     return {
@@ -128,6 +135,7 @@ def as_object(price: Price) -> dict[str, Any]:
             }
             for tier in price.tiers
         ],
+        "engine": shown.engine(price.engine),
     }
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of a waiting submit, on stderr."""
+"""The progress bar of a waiting submit, and signs of life, on stderr."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def shown(total: int, tally: Tally) -> Iterator[Callable[[], None]]:
     with bar:
         task = bar.add_task("waiting", total=total, about=about(tally))
         yield lambda: bar.update(task, completed=tally.ended, about=about(tally))
+
+
+@contextlib.contextmanager
+def working(on_what: str) -> Iterator[None]:
+    """A sign of life while the block runs, where stderr is a terminal."""
+    console = output.console(stderr=True)
+    if console.is_terminal:
+        with console.status(on_what):
+            yield
+    else:
+        yield
 
 
 def about(tally: Tally) -> str:

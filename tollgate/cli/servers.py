@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one of this machine.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A checkpoint to serve on this machine's own device: a folder or a hub name; UPSTREAM=PATH where "
+        "models.toml has several local upstreams. Default: TOLLGATE_MODEL."
+    ),
+]
 DATA_HELP = "Folder of the database and the keys. Default: TOLLGATE_DATA, else ./.tollgate"
 
 
@@ -28,32 +35,50 @@ def _settings(**options: Any) -> Settings:
     """Those of the environment, with the options that were given instead. From here on the log speaks."""
     from tollgate import logs, settings
 
-    loaded = settings.load().model_copy(update={name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    loaded = settings.load()
+    sources = {**loaded.sources, **dict.fromkeys(given, "command line")}
     logs.configure(loaded.log_level)
-    return loaded
+    return loaded.model_copy(update={**given, "sources": sources})
 
 
 def up(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
+    model: Model = None,
 ) -> None:
     """Run everything in this one process, on a SQLite file. Needs no other server.
 
     Without a ZhipuAI key (ZHIPUAI_API_KEY) it runs on the simulator, and says so: nothing is bought.
 
-    Example: tollgate up --port 8000
+    Examples:
+      tollgate up --port 8000
+      tollgate up --model /models/glm-4-9b-chat-hf
     """
     import uvloop
 
     from tollgate.cli import embedded
+    from worker.restart import Restart
 
-    settings = _settings(data=data)
+    settings, restart = _settings(data=data, model=model), Restart()
     told = f"stopping: calls in flight get {settings.drain_timeout_s:g} s, what is queued waits for the next start"
-    uvloop.run(embedded.serve(settings, host=host, port=port, on_ready=_tell_up, on_stop=lambda: typer.echo(told)))
+    uvloop.run(
+        embedded.serve(
+            settings,
+            host=host,
+            port=port,
+            on_ready=_tell_up,
+            on_stop=lambda: typer.echo(told),
+            on_dead=restart.ask,
+        )
+    )
+    raise typer.Exit(restart.follow(0))
 
 
 def _tell_up(running: Up) -> None:
+    if running.local_models:
+        typer.echo(f"served on this machine's own device: model {', '.join(running.local_models)}")
     if running.simulator_url:
         typer.echo(f"no ZhipuAI key is set: running on the simulator ({running.simulator_url}); nothing is bought")
     if running.admin_key_is_new:
@@ -97,23 +122,27 @@ def worker(
     concurrency: Annotated[
         int | None, typer.Option(help="Calls in flight in this process. Default: TOLLGATE_MAX_IN_FLIGHT.", min=1)
     ] = None,
+    model: Model = None,
 ) -> None:
     """Run a Celery worker; the same as `celery -A worker worker`.
 
     SIGTERM or Ctrl-C: no new tasks, calls in flight get TOLLGATE_DRAIN_TIMEOUT_S, the rest is given back.
 
-    Example: tollgate worker --lanes cloud
+    Examples:
+      tollgate worker --lanes cloud
+      tollgate worker --lanes local --model /models/glm-4-9b-chat-hf
     """
     from tollgate import configuration, logs
     from worker.process import create_worker_app
+    from worker.restart import Restart
 
-    settings = _settings(lanes=lanes, max_in_flight=concurrency)
-    app = create_worker_app(settings, configuration.load_catalog(settings))
+    settings, restart = _settings(lanes=lanes, max_in_flight=concurrency, model=model), Restart()
+    app = create_worker_app(settings, configuration.load_catalog(settings), on_dead=restart.ask)
     logs.keep_to_ourselves()
     # As `celery worker` does it; `app.worker_main` would lose the exit code.
     running = app.Worker(loglevel=settings.log_level.upper(), without_gossip=True, without_mingle=True)
     running.start()
-    raise typer.Exit(running.exitcode or 0)
+    raise typer.Exit(restart.follow(running.exitcode or 0))
 
 
 def beat() -> None:
@@ -177,9 +206,10 @@ def simulator(
     hang: Annotated[float, typer.Option(help="Share of calls never answered.", min=0, max=1)] = 0.0,
     cut: Annotated[float, typer.Option(help="Share of calls cut in the middle of the answer.", min=0, max=1)] = 0.0,
     max_in_flight: Annotated[int | None, typer.Option(help="Calls at once, above it 429/1302.", min=1)] = None,
+    batch_latency: Annotated[float, typer.Option(help="Seconds that a batch takes.", min=0)] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the faults: the same seed, the same faults.")] = 0,
 ) -> None:
-    """Run a stand-in for ZhipuAI's cloud: the v4 wire, deterministic answers, faults on demand, and a bill.
+    """Run a stand-in for ZhipuAI's cloud: the v4 wire, batches too, deterministic answers, faults on demand, a bill.
 
     It knows the models that have a price at upstream zhipu
     (TOLLGATE_PRICES_FILE). Any key of the form id.secret works. The bill is at
@@ -191,12 +221,13 @@ def simulator(
       URL=http://127.0.0.1:8999/simulator/settings
       curl -X PUT $URL -d '{"rate_limit_code": "1305", "faults": {"rate_limit": 0.5}}'
       curl -X PUT $URL -d '{"refuse_keys": {"*": "1113"}}'
+      curl -X PUT $URL -d '{"batches": {"unfinished": 0.1, "window_s": 60}}'
     """
     import uvloop
 
     from tollgate import configuration
     from tollgate.domain.prices import PriceTable
-    from tollgate.simulator import Faults, SimulatorSettings, serve
+    from tollgate.simulator import Batches, Faults, SimulatorSettings, serve
 
     faults = Faults(rate_limit=rate_limit, server_error=server_error, garbage=garbage, hang=hang, cut=cut)
     chosen = SimulatorSettings(
@@ -205,6 +236,7 @@ def simulator(
         tokens_per_second=tokens_per_second,
         max_in_flight=max_in_flight,
         faults=faults,
+        batches=Batches(latency_s=batch_latency),
     )
     prices = PriceTable(configuration.load_prices(_settings()))
     told = "the simulator speaks ZhipuAI's v4 wire on {}; stop with Ctrl-C"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tollgate.cli import answers, exits, output
+from tollgate.cli import answers, event_stream, exits, output
 from tollgate.cli.client import Gateway
 from tollgate.cli.prompts import Line
 
@@ -31,7 +31,7 @@ def follow(gateway: Gateway, task_id: str, *, as_json: bool) -> int:
     With `as_json` each event is a line: `event`, and its `data`."""
     task: Json = {}
     shown = False
-    for name, data in gateway.events(task_id):
+    for name, data in event_stream.of_task(gateway, task_id):
         if as_json:
             output.json_line({"event": name, "data": data})
         elif name == "delta" and data.get("content"):

@@ -136,13 +136,13 @@ def read_lines(given: list[str], file: str | None, *, defaults: prompts.Defaults
     return prompts.from_lines(raw, name=name, form=prompts.guess_format(name, first), defaults=defaults)
 
 
-def parse_parameters(given: list[str]) -> dict[str, Any]:
+def parse_parameters(given: list[str], *, option: str = "--param") -> dict[str, Any]:
     """`NAME=JSON`; what is no JSON is a text."""
     parsed: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise typer.BadParameter(f"{text!r}: write NAME=VALUE, for example top_p=0.9", param_hint="--param")
+            raise typer.BadParameter(f"{text!r}: write NAME=VALUE, for example top_p=0.9", param_hint=option)
         try:
             parsed[name.strip()] = json.loads(value)
         except ValueError:

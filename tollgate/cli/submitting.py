@@ -125,7 +125,7 @@ def _rows(course: Course) -> Iterator[Json]:
             error = {"code": "refused", "message": one.line.problem}
             yield {"line": one.line.number, "status": "FAIL", "custom_id": one.line.custom_id, "error": error}
         else:
-            yield {"line": one.line.number, **course.ended.get(one.accepted["id"], one.accepted)}
+            yield {**course.ended.get(one.accepted["id"], one.accepted), "line": one.line.number}
 
 
 def _show_results(course: Course) -> None:

@@ -1,14 +1,14 @@
-"""`tollgate tasks`: the list, and cancelling."""
+"""`tollgate tasks`: the list, cancelling, deleting."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate.cli import answers, exits, options, output
+from tollgate.cli import answers, exits, listing, options, output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=PAGE_MAX, help="
 After = Annotated[str | None, typer.Option(metavar="ID", help="Older than this one: the next page.")]
 All = Annotated[bool, typer.Option("--all", help="Every page.")]
 
-app = typer.Typer(no_args_is_help=True, help="List tasks, and cancel them.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, help="List tasks, cancel and delete them.", rich_markup_mode="rich")
 
 
 def register(root: typer.Typer) -> None:
@@ -81,7 +81,7 @@ def list_tasks(
     }
     filters = {name: value for name, value in given.items() if value is not None}
     with options.gateway(url=url, key=key, data=data) as gateway:
-        _print_pages(gateway, filters, every=every, as_json=as_json)
+        listing.show(gateway, "/tasks", filters, every=every, as_json=as_json, table=_table, kind="task")
 
 
 @app.command()
@@ -100,38 +100,36 @@ def cancel(
     Examples:
       tollgate tasks cancel 0199c2f0-6a4e-7c31-a0b7-52ab3e1f4d10
     """
-    failed = False
     with options.gateway(url=url, key=key, data=data) as gateway:
-        for task_id in dict.fromkeys(ids):
-            failed |= not _cancel(gateway, task_id, as_json=as_json)
-    raise typer.Exit(exits.FAILED if failed else exits.OK)
+        done = [_cancel(gateway, task_id, as_json=as_json) for task_id in dict.fromkeys(ids)]
+    raise typer.Exit(exits.OK if all(done) else exits.FAILED)
 
 
-def pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool) -> Iterator[Json]:
-    """The first page, or each in turn."""
-    page = gateway.page(filters)
-    yield page
-    while every and page["has_more"]:
-        page = gateway.page({**filters, "after": page["last_id"]})
-        yield page
+@app.command()
+def delete(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids as submit and list print them.")],
+    as_json: options.AsJsonLines = False,
+    url: options.Url = None,
+    key: options.Key = None,
+    data: options.Data = None,
+) -> None:
+    """Delete the texts of tasks that have ended: prompt, metadata, answer, error messages.
 
+    What they cost stays in the accounts. One that waits or runs is to be
+    cancelled first.
 
-def _print_pages(gateway: Gateway, filters: Mapping[str, str], *, every: bool, as_json: bool) -> None:
-    page: Json = {}
-    for page in pages(gateway, filters, every=every):
-        if as_json:
-            for task in page["data"]:
-                output.json_line(task)
-        elif page["data"]:
-            output.console().print(_table(page["data"]))
-    if not page["data"] and not as_json:
-        output.note("no task fits")
-    if page["has_more"]:
-        output.note(f"there are more: --after {page['last_id']}, or --all")
+    Examples:
+      tollgate tasks delete 0199c2f0-6a4e-7c31-a0b7-52ab3e1f4d10
+    """
+    with options.gateway(url=url, key=key, data=data) as gateway:
+        done = [_delete(gateway, task_id, as_json=as_json) for task_id in dict.fromkeys(ids)]
+    raise typer.Exit(exits.OK if all(done) else exits.FAILED)
 
 
 def _table(tasks: list[Json]) -> Table:
-    table = output.table("id", "state", "model", "upstream", "name", "label", "created", ("tries", "right"), "error")
+    table = output.table(
+        "id", "state", "model", "upstream", "name", "label", "created", ("tries", "right"), "error, or why it waits"
+    )
     for task in tasks:
         table.add_row(
             task["id"],
@@ -142,19 +140,15 @@ def _table(tasks: list[Json]) -> Table:
             output.shortened(task.get("label") or "", width=16),
             output.moment(task["created_at"]),
             str(task["tries"]),
-            output.shortened(answers.error_of(task), width=40),
+            output.shortened(answers.error_of(task) or task.get("waiting_reason") or "", width=40),
         )
     return table
 
 
 def _cancel(gateway: Gateway, task_id: str, *, as_json: bool) -> bool:
     """Whether there was such a task."""
-    try:
-        task = gateway.cancel(task_id)
-    except exits.RefusedError as error:
-        if error.status != 404:
-            raise
-        output.note(f"{task_id}: {error}")
+    task = _told(task_id, gateway.cancel, passed_over=(404,))
+    if task is None:
         return False
     asked = task["state"] == "running" and task.get("cancel_requested_at")
     if as_json:
@@ -162,6 +156,29 @@ def _cancel(gateway: Gateway, task_id: str, *, as_json: bool) -> bool:
     else:
         print(f"{task['id']}  {'running, asked to stop' if asked else task['state']}")
     return True
+
+
+def _delete(gateway: Gateway, task_id: str, *, as_json: bool) -> bool:
+    """Whether there was such a task, and it had ended."""
+    task = _told(task_id, gateway.delete, passed_over=(404, 409))
+    if task is None:
+        return False
+    if as_json:
+        output.json_line(task)
+    else:
+        print(f"{task['id']}  erased")
+    return True
+
+
+def _told(task_id: str, ask: Callable[[str], Json], *, passed_over: tuple[int, ...]) -> Json | None:
+    """What comes of asking for it; None: it was refused so, and the next one has its turn."""
+    try:
+        return ask(task_id)
+    except exits.RefusedError as error:
+        if error.status not in passed_over:
+            raise
+        output.note(f"{task_id}: {error}")
+        return None
 
 
 def _time(text: str | None, option: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from tollgate.cli import exits, options, output
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table
 
 Json = dict[str, Any]
@@ -75,21 +77,21 @@ def show(answer: Json) -> None:
 
 
 def table(answer: Json) -> Table:
-    """A row a group, and the total."""
-    made = output.table(
-        *answer["by"],
-        ("tasks", "right"),
-        ("failed", "right"),
-        ("prompt", "right"),
-        ("cached", "right"),
-        ("completion", "right"),
-        (f"cost {answer['currency']}", "right"),
-        title=f"{answer['from']} to {answer['to']}",
-    )
+    """A row a group, and the total. Where a local engine worked, its time too, and what a million tokens came to: by
+    that it compares with the cloud."""
+    compared = answer["total"]["engine_seconds"] > 0
+    headings = ["tasks", "failed", "prompt", "cached", "completion"]
+    headings += ["engine s"] if compared else []
+    headings += [f"cost {answer['currency']}"]
+    headings += ["per million"] if compared else []
+    columns: list[tuple[str, JustifyMethod]] = [(heading, "right") for heading in headings]
+    made = output.table(*answer["by"], *columns, title=f"{answer['from']} to {answer['to']}")
     for group in answer["data"]:
-        made.add_row(*(output.printable(str(group[name])) or "-" for name in answer["by"]), *_sums(group))
+        names = (output.printable(str(group[name])) or "-" for name in answer["by"])
+        made.add_row(*names, *_sums(group, compared=compared))
     made.add_section()
-    made.add_row("total", *("" for _ in answer["by"][1:]), *_sums(answer["total"]), style="bold")
+    total = _sums(answer["total"], compared=compared)
+    made.add_row("total", *("" for _ in answer["by"][1:]), *total, style="bold")
     return made
 
 
@@ -104,7 +106,7 @@ def footnotes(total: Json, currency: str) -> list[str]:
     if total["attempts_estimated"]:
         notes.append(
             f"{output.count(total['attempts_estimated'], 'attempt')} with an estimated cost: "
-            "the upstream did not tell their tokens, or only the total."
+            "the upstream did not tell their tokens, or only the total, or the engine's time is not known."
         )
     if total["attempts_uncertain"]:
         notes.append(
@@ -114,6 +116,11 @@ def footnotes(total: Json, currency: str) -> list[str]:
     return notes
 
 
-def _sums(group: Json) -> list[str]:
+def _sums(group: Json, *, compared: bool) -> list[str]:
     counts = (group[name] for name in ("tasks", "tasks_failed", "prompt_tokens", "cached_tokens", "completion_tokens"))
-    return [*(output.count(number) for number in counts), output.money(group["cost"])]
+    sums = [*(output.count(number) for number in counts), output.money(group["cost"])]
+    if not compared:
+        return sums
+    tokens = group["total_tokens"]
+    per_million = Decimal(group["cost"]) * 1_000_000 / tokens if tokens else None
+    return [*sums[:-1], f"{group['engine_seconds']:,.1f}", sums[-1], output.rough_money(per_million)]

@@ -9,6 +9,7 @@ never spent: so the tasks in flight are a budget like the others, which never be
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from enum import StrEnum
@@ -69,10 +70,12 @@ class Budget:
     limit_tokens: int | None
     limit_tasks: int | None = None
     """Open at once; of tasks in flight only."""
+    batch_id: UUID | None = None
+    """Of this batch alone: its max_cost."""
 
-    def covers(self, key_id: str) -> bool:
-        """Whether a task of this key of its project counts in it."""
-        return self.key_id is None or self.key_id == key_id
+    def covers(self, key_id: str, batch_id: UUID | None = None) -> bool:
+        """Whether a task of this key and batch of its project counts in it."""
+        return self.key_id in (None, key_id) and self.batch_id in (None, batch_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +93,10 @@ class Amounts:
     uncertain_tokens: int = 0
 
     def __add__(self, other: Amounts) -> Amounts:
-        return Amounts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Amounts)})
+        return Amounts(**dict(zip(AMOUNTS, map(operator.add, VALUES(self), VALUES(other)), strict=True)))
 
     def __sub__(self, other: Amounts) -> Amounts:
-        return Amounts(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(Amounts)})
+        return Amounts(**dict(zip(AMOUNTS, map(operator.sub, VALUES(self), VALUES(other)), strict=True)))
 
     @property
     def nano(self) -> int:
@@ -106,6 +109,9 @@ class Amounts:
         return self.reserved_tokens + self.spent_tokens + self.uncertain_tokens
 
 
+AMOUNTS = tuple(f.name for f in fields(Amounts))
+VALUES = operator.attrgetter(*AMOUNTS)
+"""Of Amounts, in the order of AMOUNTS."""
 NOTHING = Amounts()
 
 
@@ -137,6 +143,8 @@ def _has_room(limit: int | None, stands: int, asked: int) -> bool:
 
 def told(budget: Budget) -> str:
     """ "this project's budget for the month"."""
+    if budget.batch_id is not None:
+        return "this batch's max_cost"
     of = "this project" if budget.key_id is None else "this key"
     if budget.limit_tasks is not None:
         return f"{of}'s limit of {budget.limit_tasks} tasks in flight"

@@ -6,13 +6,19 @@
     │   ├── InvalidRequestError        a field is missing or out of range
     │   ├── UnknownModelError          no route for this model
     │   ├── PayloadTooLargeError       the body or the list is over its limit
+    │   │   └── FileTooLargeError          a file is over its limit
     │   ├── AuthenticationError        no key, or not one of ours
     │   ├── PermissionDeniedError      a good key without the right
     │   ├── BudgetExceededError        what it may cost does not fit the project's or the key's budget
     │   ├── RateLimitedError           more than its key may send in a minute, or have in flight
     │   ├── NotFoundError              no such thing, or another project's
-    │   └── RequestIdConflictError     the request_id belongs to another body
+    │   ├── RequestIdConflictError     the request_id belongs to another body
+    │   ├── FileInUseError             a batch is still being read from the file
+    │   ├── StillOpenError             it has not ended, so nothing of it can be erased
+    │   └── ErasedError                the answer was there, and was erased
     ├── StoreUnavailableError      the database does not answer: try again soon
+    ├── FilesUnavailableError      the bytes of a file cannot be read or written
+    │   └── StorageFullError           there is no room for them
     └── UpstreamError              an attempt failed; `tollgate.domain.verdicts` says what follows
         └── PollError                  an answer could not be fetched; it may still be there
 
@@ -65,6 +71,10 @@ class UnknownModelError(RequestError):
 
 class PayloadTooLargeError(RequestError):
     """The body has too many bytes, or the list too many tasks."""
+
+
+class FileTooLargeError(PayloadTooLargeError):
+    """A file has more bytes than one may have."""
 
 
 class AuthenticationError(RequestError):
@@ -138,8 +148,44 @@ class RequestIdConflictError(RequestError):
         self.task_id = task_id
 
 
+class FileInUseError(RequestError):
+    """The file cannot be deleted yet: the lines of `batch_id` are still being read from it."""
+
+    def __init__(self, file_id: str, *, batch_id: str) -> None:
+        super().__init__(
+            f"file {file_id} is the input of batch {batch_id}, which is still validating; cancel that, or delete the "
+            "file later"
+        )
+        self.batch_id = batch_id
+
+
+class StillOpenError(RequestError):
+    """What waits or runs cannot be erased."""
+
+    def __init__(self, kind: str, identifier: str, *, state: str) -> None:
+        super().__init__(f"{kind} {identifier} is {state}: cancel it first, and delete it when it has ended")
+        self.kind = kind
+        self.identifier = identifier
+
+
+class ErasedError(RequestError):
+    """The task succeeded, and its answer was erased: by its owner, or because its project keeps answers so long."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"the answer of task {task_id} was erased; what it cost is still in the accounts")
+        self.task_id = task_id
+
+
 class StoreUnavailableError(TollgateError):
     """The database does not answer. Nothing was accepted; the client may send the same again."""
+
+
+class FilesUnavailableError(TollgateError):
+    """Where files are kept cannot be read or written, or does not have what it should. Nothing was kept."""
+
+
+class StorageFullError(FilesUnavailableError):
+    """There is no room left where files are kept. Nothing was kept, and nothing is by sending it again."""
 
 
 class UpstreamError(TollgateError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import datetime
 
 import uuid_utils.compat
 
@@ -15,7 +16,18 @@ def new_id() -> uuid.UUID:
     return uuid_utils.compat.uuid7()
 
 
+def first_of(moment: datetime) -> uuid.UUID:
+    """Sorts before each id that was made at `moment` (aware) or later, and after each that was made earlier."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return uuid.UUID(int=milliseconds << 80)
+
+
 def parse_id(text: str) -> uuid.UUID | None:
     """The id in its usual form, 8-4-4-4-12 hex digits; None for anything else."""
     # uuid.UUID itself takes hyphens anywhere, blanks, braces, and digits of other scripts.
     return uuid.UUID(text) if _USUAL.fullmatch(text) else None
+
+
+def before(at: datetime) -> uuid.UUID:
+    """Sorts before every id that is made from `at` (aware) on, and after those made earlier."""
+    return uuid.UUID(int=int(at.timestamp() * 1_000) << 80)

@@ -26,6 +26,10 @@ def priority_of(lane: str) -> Priority:
     return Priority(lane.partition(".")[2])
 
 
+def place_of(lane: str) -> str:
+    return lane.partition(".")[0]
+
+
 def at_place(lane: str, place: str) -> str:
     """The lane of the same priority there."""
     return f"{place}.{priority_of(lane)}"

@@ -25,6 +25,8 @@ from tollgate.domain.toml_table import Table, parse_toml
 
 MAX_FALLBACK_AFTER = 100
 """Tries on one route; who means never writes fallback_on = []."""
+LOCAL_TIMEOUT_S = 3_600.0
+"""Of an answer in one piece on a device of one's own, which may be slow: nobody else's connection is held by it."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 _FILE_KEYS = frozenset({"upstream", "model"})
@@ -53,6 +55,7 @@ _MODEL_KEYS = frozenset(
         "deprecated",
         "fallback_on",
         "fallback_after",
+        "tokenizer",
     }
 )
 _ROUTE_KEYS = frozenset({"upstream", "model", "mode", "on_uncertain"})
@@ -89,16 +92,17 @@ def _upstream(table: Table) -> UpstreamSpec:
         table.fail(f"name {name!r} must be 1 to 64 letters, digits, '.', '_' or '-'")
     table = table.at(f"upstream {name!r}")
     table.allow(_UPSTREAM_KEYS)
+    kind = cast(Kind, table.choice("kind", ("zhipu", "openai", "local")))
     spec = UpstreamSpec(
         name=name,
-        kind=cast(Kind, table.choice("kind", ("zhipu", "openai", "local"))),
+        kind=kind,
         base_url=_base_url(table),
         base_url_env=_base_url_env(table),
         credentials=_credentials(table),
         max_in_flight=table.count("max_in_flight", default=64, least=1),
         connect_timeout_s=table.seconds("connect_timeout_s", default=5.0),
         first_byte_timeout_s=table.seconds("first_byte_timeout_s", default=120.0),
-        total_timeout_s=table.seconds("total_timeout_s", default=300.0),
+        total_timeout_s=table.seconds("total_timeout_s", default=LOCAL_TIMEOUT_S if kind == "local" else 300.0),
     )
     _refuse_incomplete(table, spec)
     return spec
@@ -164,6 +168,7 @@ def _model(table: Table, *, upstreams: dict[str, UpstreamSpec]) -> Model:
         endpoints=frozenset({table.choice("endpoint", ("chat", "embeddings"), default="chat")}),
         aliases=tuple(_model_name(table, alias) for alias in table.texts("aliases")),
         deprecated=table.optional_text("deprecated"),
+        tokenizer=table.optional_text("tokenizer"),
         fallback_on=_fallback_on(table),
         fallback_after=table.count("fallback_after", default=2, least=1, most=MAX_FALLBACK_AFTER),
     )

@@ -6,8 +6,10 @@ The format is explained to its users at the head of `tollgate/data/prices.toml`.
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from fractions import Fraction
 
+from tollgate.domain.engine_rates import ALONE, EngineRate
 from tollgate.domain.money import NANO, to_nano
 from tollgate.domain.prices import DEFAULT_BATCH_FACTOR, Price, Tier
 from tollgate.domain.routing import MODEL_NAME, UPSTREAM_NAME
@@ -17,9 +19,13 @@ _FILE_KEYS = frozenset({"currency", "price"})
 _RATE_KEYS = frozenset({"input", "output", "cached"})
 _BOUND_KEYS = frozenset({"min_prompt_tokens", "max_prompt_tokens", "min_completion_tokens", "max_completion_tokens"})
 _TIER_KEYS = _RATE_KEYS | _BOUND_KEYS | {"name"}
-_ENTRY_KEYS = _RATE_KEYS | {"upstream", "model", "models", "valid_from", "currency", "tiers", "batch_factor"}
+_ENGINE_KEYS = frozenset({"engine_second", "tokens_per_second", "alone_tokens_per_second"})
+_BY_TOKENS = _RATE_KEYS | {"tiers", "batch_factor"}
+_ENTRY_KEYS = _BY_TOKENS | _ENGINE_KEYS | {"upstream", "model", "models", "valid_from", "currency"}
 _HIGHEST_PRICE = 1_000_000
 """Units of the currency per million tokens: above it, a slip of the unit is likelier than a price."""
+_DEAREST_SECOND = 1_000
+"""The same, of an engine's second."""
 
 
 def parse_prices(text: str, *, source: str, currency: str = "CNY") -> list[Price]:
@@ -57,7 +63,8 @@ def _entry(entry: Table, *, file_currency: str, installation_currency: str) -> l
             f" write it in {installation_currency}"
         )
     upstream, valid_from = _upstream(entry), _valid_from(entry)
-    tiers, batch_factor = _tiers(entry), _batch_factor(entry)
+    engine = _engine(entry)
+    tiers, batch_factor = ((), Fraction(1)) if engine else (_tiers(entry), _batch_factor(entry))
     return [
         Price(
             upstream=upstream,
@@ -65,6 +72,7 @@ def _entry(entry: Table, *, file_currency: str, installation_currency: str) -> l
             valid_from=valid_from,
             currency=currency,
             tiers=tiers,
+            engine=engine,
             batch_factor=batch_factor,
         )
         for model in models
@@ -108,6 +116,30 @@ def _batch_factor(entry: Table) -> Fraction:
     return Fraction(factor)
 
 
+def _engine(entry: Table) -> EngineRate | None:
+    """A price by the second; None: the entry has one by tokens."""
+    rate = next((key for key in sorted(_ENGINE_KEYS - {"engine_second"}) if entry.has(key)), None)
+    if not entry.has("engine_second"):
+        if rate is not None:
+            entry.fail(f'{rate} goes with a price by the second; write engine_second = "0.0025" too')
+        return None
+    for key in sorted(_BY_TOKENS):
+        if entry.has(key):
+            entry.fail(f"has engine_second and {key}; a price is by the second or by tokens, so write one of them")
+    busy = entry.optional_count("tokens_per_second", least=1)
+    if busy is None:
+        entry.fail("tokens_per_second is missing; write what the whole engine makes: tokens_per_second = 1500")
+    alone = entry.count("alone_tokens_per_second", default=max(1, busy // ALONE), least=1, most=busy)
+    return EngineRate(second_nano=_second(entry), tokens_per_second=busy, alone_tokens_per_second=alone)
+
+
+def _second(entry: Table) -> int:
+    amount = entry.decimal("engine_second")
+    if amount > _DEAREST_SECOND:
+        entry.fail(f"engine_second is {amount}; it is the price of one second, and at most {_DEAREST_SECOND}")
+    return _nano(entry, "engine_second", amount)
+
+
 def _tiers(entry: Table) -> tuple[Tier, ...]:
     if not entry.has("tiers"):
         return (_tier(entry, name="flat"),)
@@ -147,6 +179,10 @@ def _rate(table: Table, key: str) -> int:
     amount = table.decimal(key)
     if amount > _HIGHEST_PRICE:
         table.fail(f"{key} is {amount}; prices are per million tokens, and at most {_HIGHEST_PRICE}")
+    return _nano(table, key, amount)
+
+
+def _nano(table: Table, key: str, amount: Decimal) -> int:
     nano = to_nano(amount)
     if Fraction(nano, NANO) != amount:
         table.fail(f"{key} is {amount}; write at most nine digits after the point")

@@ -1,7 +1,7 @@
 """Prices and what they make of a usage. Exact integers and fractions, rounded once, at the end.
 
-A price is valid from a moment on, for one model at one upstream, in tiers by the length of prompt
-and completion. Where prices come from: `tollgate.domain.price_file`.
+A price is valid from a moment on, for one model at one upstream: in tiers by the length of prompt
+and completion, or by the second of a local engine's time. Where prices come from: `tollgate.domain.price_file`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
+from typing import Any
 
+from tollgate.domain import engine_rates
+from tollgate.domain.engine_rates import EngineRate
 from tollgate.domain.usage import TokenUsage
 
 PRICED_TOKENS = 1_000_000
 """Prices are told for this many tokens."""
 DEFAULT_BATCH_FACTOR = Fraction(1, 2)
 """ZhipuAI's and OpenAI's batches cost half of the list price."""
+BY_THE_SECOND = "engine"
+"""What a charge by the engine's time names as its tier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +72,23 @@ class Tier:
 class Price:
     """What `model` costs at `upstream` from `valid_from` (aware, UTC) until a later price begins.
 
-    `id` names this very version: it ends in a hash of the content, so a correction under the same
-    date has another id. Raises ValueError without tiers, or for a time that is not UTC.
+    It has tiers, or an `engine`. `id` names this very version: it ends in a hash of the content, so a
+    correction under the same date has another id. Raises ValueError with neither or both of them, or for
+    a time that is not UTC.
     """
 
     upstream: str
     model: str
     valid_from: datetime
     currency: str
-    tiers: tuple[Tier, ...]
+    tiers: tuple[Tier, ...] = ()
+    engine: EngineRate | None = None
     batch_factor: Fraction = DEFAULT_BATCH_FACTOR
     id: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.tiers:
-            raise ValueError("a price needs at least one tier")
+        if bool(self.tiers) == (self.engine is not None):
+            raise ValueError("a price needs at least one tier, or else a rate of an engine")
         if self.valid_from.utcoffset() != timedelta(0):
             raise ValueError("valid_from must be an aware time in UTC")
         digest = hashlib.sha256(price_to_json(self).encode()).hexdigest()[:8]
@@ -93,7 +100,8 @@ class Price:
 class Charge:
     """The cost of one attempt, and the tier it was billed by.
 
-    `estimated`: the tokens were estimated, or only their total is known and it does not fix the cost.
+    `estimated`: the tokens were estimated, or only their total is known and it does not fix the cost; by
+    the second, the engine's time is not known.
     """
 
     cost_nano: int
@@ -108,7 +116,9 @@ def charge(price: Price, usage: TokenUsage, *, batch: bool = False) -> Charge:
     is exact if all tokens cost the same in every tier; else all are billed at the dearer of input
     and output, and the charge is marked estimated.
     """
-    tier = _tier(price, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+    if price.engine is not None:
+        return _by_the_second(price, price.engine, usage, batch=batch)
+    tier = tier_of(price, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
     if usage.split_known:
         fresh = usage.prompt_tokens - usage.cached_tokens
         amount = fresh * tier.input_nano + usage.cached_tokens * tier.cached_rate_nano
@@ -117,20 +127,33 @@ def charge(price: Price, usage: TokenUsage, *, batch: bool = False) -> Charge:
     else:
         amount = usage.total_tokens * max(tier.input_nano, tier.output_nano)
         exact = _uniform(price)
-    cost_nano = _rounded(amount, price=price, batch=batch)
+    cost_nano = _rounded(Fraction(amount, PRICED_TOKENS), price=price, batch=batch)
     return Charge(cost_nano=cost_nano, tier=tier.name, estimated=usage.estimated or not exact)
+
+
+def _by_the_second(price: Price, engine: EngineRate, usage: TokenUsage, *, batch: bool) -> Charge:
+    """By its time, whatever is known of its tokens; without one by its tokens, as if the engine had been busy."""
+    known = usage.engine_us > 0
+    spent_s = engine_rates.seconds(usage.engine_us) if known else engine.busy_s(usage.total_tokens)
+    cost_nano = _rounded(engine.cost_nano(spent_s), price=price, batch=batch)
+    return Charge(cost_nano=cost_nano, tier=BY_THE_SECOND, estimated=not known)
 
 
 def worst_case_nano(price: Price, *, prompt_tokens: int, completion_tokens: int, batch: bool = False) -> int:
     """The most that up to so many tokens can cost, in nano-units; what a budget reserves.
 
     A shorter usage may cost more than a longer one where an early tier is the dearer, so every
-    corner of a tier within reach is tried. Nothing counts as cached, unless caching costs more.
+    corner of a tier within reach is tried. Nothing counts as cached, unless caching costs more. By the
+    second it is what a request that runs alone would take, and never nothing unless a second is free.
     """
+    if price.engine is not None:
+        most_s = price.engine.most_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        most = _rounded(price.engine.cost_nano(most_s), price=price, batch=batch)
+        return max(most, min(price.engine.second_nano, 1))
     prompts = _corners([(t.min_prompt_tokens, t.max_prompt_tokens) for t in price.tiers], prompt_tokens)
     completions = _corners([(t.min_completion_tokens, t.max_completion_tokens) for t in price.tiers], completion_tokens)
     highest = max(_dearest(price, prompt, completion) for prompt in prompts for completion in completions)
-    return _rounded(highest, price=price, batch=batch)
+    return _rounded(Fraction(highest, PRICED_TOKENS), price=price, batch=batch)
 
 
 def _corners(bounds: list[tuple[int, int | None]], limit: int) -> set[int]:
@@ -140,12 +163,13 @@ def _corners(bounds: list[tuple[int, int | None]], limit: int) -> set[int]:
 
 
 def _dearest(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
-    tier = _tier(price, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    tier = tier_of(price, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
     input_nano = max(tier.input_nano, tier.cached_rate_nano)
     return prompt_tokens * input_nano + completion_tokens * tier.output_nano
 
 
-def _tier(price: Price, *, prompt_tokens: int, completion_tokens: int) -> Tier:
+def tier_of(price: Price, *, prompt_tokens: int, completion_tokens: int) -> Tier:
+    """The first that fits, the last one if none does."""
     for tier in price.tiers:
         if tier.fits(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens):
             return tier
@@ -156,9 +180,8 @@ def _uniform(price: Price) -> bool:
     return all(tier.uniform and tier.input_nano == price.tiers[0].input_nano for tier in price.tiers)
 
 
-def _rounded(amount: int, *, price: Price, batch: bool) -> int:
-    factor = price.batch_factor if batch else Fraction(1)
-    return round(Fraction(amount, PRICED_TOKENS) * factor)  # Fraction rounds half-even
+def _rounded(nano: Fraction, *, price: Price, batch: bool) -> int:
+    return round(nano * price.batch_factor if batch else nano)  # Fraction rounds half-even
 
 
 class PriceTable:
@@ -185,7 +208,7 @@ class PriceTable:
 
 def price_to_json(price: Price) -> str:
     """`price` as canonical JSON (sorted keys, no blanks): a database column, and the source of its id."""
-    content = {
+    content: dict[str, Any] = {
         "upstream": price.upstream,
         "model": price.model,
         "valid_from": price.valid_from.isoformat(),
@@ -193,6 +216,8 @@ def price_to_json(price: Price) -> str:
         "tiers": [asdict(tier) for tier in price.tiers],
         "batch_factor": str(price.batch_factor),
     }
+    if price.engine is not None:  # not a null: the ids of all other prices are as they were before there was one
+        content["engine"] = asdict(price.engine)
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
@@ -203,6 +228,8 @@ def price_from_json(text: str) -> Price:
         content["valid_from"] = datetime.fromisoformat(content["valid_from"])
         content["tiers"] = tuple(Tier(**tier) for tier in content["tiers"])
         content["batch_factor"] = Fraction(content["batch_factor"])
+        if "engine" in content:
+            content["engine"] = EngineRate(**content["engine"])
         return Price(**content)
     except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError("not a price in JSON") from error

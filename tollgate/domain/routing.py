@@ -106,6 +106,8 @@ class Model:
     """Other names that clients may use for it."""
     deprecated: str | None = None
     """A sentence for those who still ask for it; None where it is current."""
+    tokenizer: str | None = None
+    """Path of the tokenizer.json that counts its prompts in estimates; None: by their characters."""
     fallback_on: frozenset[Cause] = frozenset({Cause.OVERLOAD, Cause.OUTAGE, Cause.PAUSE})
     """What makes a task leave a route. Rate limits do not: learned concurrency is for them."""
     fallback_after: int = 2

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from uuid import UUID
 
+from tollgate.domain import lanes
 from tollgate.domain.fallbacks import Reroute
 from tollgate.domain.states import AttemptOutcome, TaskState
 
@@ -25,6 +26,8 @@ class Bill:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    engine_us: int | None = None
+    """Its share of a local engine's time; None: not known, or not a local engine's."""
     price_id: str | None = None
     price_tier: str | None = None
     cost_nano: int | None = None
@@ -74,6 +77,9 @@ class Settlement:
     """The try is one of those that make a task leave its route."""
     reroute: Reroute | None = None
     """For QUEUED: the next attempt is bought elsewhere. This one is closed, unless there is none."""
+    unbatched: bool = False
+    """For QUEUED: the upstream batch it stood in did not answer it, and it runs by itself from now on. Unless something
+    was billed it gives back what it reserves: it reserves anew when it is told."""
     otherwise: Settlement | None = None
     """With `reroute`: what becomes of it where it may not go there. None: nothing, it stays as it is."""
 
@@ -81,6 +87,11 @@ class Settlement:
     def refused(self) -> bool:
         """Its attempt is closed and was no purchase."""
         return self.outcome is AttemptOutcome.FAILED and self.bill == NOTHING_BILLED
+
+    @property
+    def releases(self) -> bool:
+        """The task stays open, and gives back what it reserves."""
+        return self.unbatched and self.refused and self.state is TaskState.QUEUED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +113,8 @@ class TaskRow:
     callback_url: str | None = None
     """Told of its end."""
     watched: bool = False
-    """Its project has webhooks that may want to know, too."""
+    """Its project has webhooks that may want to know, too. Of a batch they are told as a whole."""
+    batch_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +150,7 @@ class Counts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    engine_us: int = 0
     cost_nano: int = 0
     possible_cost_nano: int = 0
 
@@ -168,6 +181,9 @@ class Booking:
     upstream: str
     label: str
     counts: Counts
+    batch_id: UUID | None = None
+    ended: TaskState | None = None
+    """With the counts of a task's end: which end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +225,11 @@ def resolve(given: Settlement, task: TaskRow, attempt: AttemptRow | None, *, now
 def stays(given: Settlement, decide: Callable[[Settlement], Resolution]) -> Resolution:
     """A task that may not go to the route it was to go to: by what was to be otherwise."""
     return decide(given.otherwise) if given.otherwise else Resolution(settlement=given, task=False, attempt=False)
+
+
+def leaves_home(given: Settlement) -> bool:
+    """Whether the task is to be bought elsewhere than on one's own devices."""
+    return given.reroute is not None and lanes.place_of(given.reroute.lane) != "local"
 
 
 def _may_leave(given: Settlement, attempt: AttemptRow | None) -> bool:
@@ -289,7 +310,7 @@ def _bookings(
     takes_attempt: bool,
     now: datetime,
 ) -> Iterator[Booking]:
-    def book(at: datetime, counts: Counts) -> Booking:
+    def book(at: datetime, counts: Counts, ended: TaskState | None = None) -> Booking:
         return Booking(
             hour=at.replace(minute=0, second=0, microsecond=0),
             project_id=task.project_id,
@@ -298,6 +319,8 @@ def _bookings(
             upstream=attempt.upstream if attempt else "",
             label=task.label or "",
             counts=counts,
+            batch_id=task.batch_id,
+            ended=ended,
         )
 
     if takes_attempt and attempt is not None:
@@ -308,7 +331,8 @@ def _bookings(
             yield book(attempt.started_at, change)
     if takes_task and settlement.state.ended:
         succeeded = settlement.state is TaskState.SUCCEEDED
-        yield book(now, Counts(tasks_succeeded=int(succeeded), tasks_failed=int(not succeeded)))
+        counts = Counts(tasks_succeeded=int(succeeded), tasks_failed=int(not succeeded))
+        yield book(now, counts, settlement.state)
 
 
 def contribution(outcome: AttemptOutcome, bill: Bill) -> Counts:
@@ -325,6 +349,7 @@ def contribution(outcome: AttemptOutcome, bill: Bill) -> Counts:
         prompt_tokens=bill.prompt_tokens or 0,
         cached_tokens=bill.cached_tokens or 0,
         completion_tokens=bill.completion_tokens or 0,
+        engine_us=bill.engine_us or 0,
         cost_nano=bill.cost_nano or 0,
         possible_cost_nano=bill.possible_cost_nano or 0,
     )

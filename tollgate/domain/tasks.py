@@ -118,6 +118,9 @@ class NewTask:
     """Completion tokens that are counted on where `max_tokens` is None."""
     body: str
     metadata: str | None
+    batch_id: UUID | None = None
+    line: int | None = None
+    """Of its batch's input, from 1."""
 
     @property
     def most_completion_tokens(self) -> int:

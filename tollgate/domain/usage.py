@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 MAX_TOKENS = 2**31 - 1
@@ -21,20 +21,24 @@ IMAGE_TOKENS = 1_000
 class TokenUsage:
     """Tokens of one answer. `cached_tokens` is the part of `prompt_tokens` read from a cache.
 
+    `engine_us` is its share of a local engine's time, in microseconds; 0: not known, or not a local engine's.
     `split_known` is False where only a total was told: all of it then stands in `prompt_tokens`.
     `estimated` is True where Tollgate counted and the upstream did not.
-    Raises ValueError for a negative count, or for more cached than prompt tokens.
+    Raises ValueError for a negative count or time, or for more cached than prompt tokens.
     """
 
     prompt_tokens: int
     cached_tokens: int = 0
     completion_tokens: int = 0
+    engine_us: int = 0
     split_known: bool = True
     estimated: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.cached_tokens <= self.prompt_tokens or self.completion_tokens < 0:
             raise ValueError("token counts must satisfy 0 <= cached <= prompt and 0 <= completion")
+        if self.engine_us < 0:
+            raise ValueError("engine_us must not be negative")
 
     @property
     def total_tokens(self) -> int:
@@ -91,8 +95,13 @@ def estimate_prompt_tokens(body: Mapping[str, object]) -> int:
     A CJK character counts 1/1.5 token, any other character 1/3.5, a message 4 more, tools by the
     length of their JSON. Reads chat (`messages`, `tools`), embeddings (`input`) and v3 (`prompt`).
     """
+    return estimate_pieces(prompt_pieces(body))
+
+
+def estimate_pieces(pieces: Iterable[str | int]) -> int:
+    """The same of texts, and of counts that are known."""
     characters = octets = fixed = 0
-    for piece in _pieces(body):
+    for piece in pieces:
         if isinstance(piece, int):
             fixed += piece
         else:
@@ -103,7 +112,7 @@ def estimate_prompt_tokens(body: Mapping[str, object]) -> int:
     return fixed - -(4 * octets + 2 * characters) // 21
 
 
-def _pieces(body: Mapping[str, object]) -> Iterator[str | int]:
+def prompt_pieces(body: Mapping[str, object]) -> Iterator[str | int]:
     """The prompt's texts, and fixed counts of tokens for what is not text."""
     for field in ("messages", "prompt", "input"):
         yield from _content_pieces(body.get(field))

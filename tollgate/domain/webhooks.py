@@ -21,6 +21,7 @@ from uuid import UUID
 import orjson
 
 from tollgate.domain.addresses import host_of
+from tollgate.domain.batches import BatchState
 from tollgate.domain.ids import new_id
 from tollgate.domain.keys import MasterKey
 from tollgate.domain.shown import moment
@@ -39,6 +40,10 @@ class Event(StrEnum):
     TASK_FAILED = "task.failed"
     TASK_CANCELLED = "task.cancelled"
     TASK_EXPIRED = "task.expired"
+    BATCH_COMPLETED = "batch.completed"
+    BATCH_FAILED = "batch.failed"
+    BATCH_EXPIRED = "batch.expired"
+    BATCH_CANCELLED = "batch.cancelled"
     WEBHOOK_TEST = "webhook.test"
     """Asked for, to see whether a receiver works."""
 
@@ -89,6 +94,11 @@ class NewDelivery:
 def ended_event(state: TaskState) -> Event:
     """Of a task that ended so."""
     return Event(f"task.{state.value}")
+
+
+def ended_batch_event(state: BatchState) -> Event:
+    """Of a batch that ended so."""
+    return Event(f"batch.{state.value}")
 
 
 def deliveries(

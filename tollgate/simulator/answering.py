@@ -91,5 +91,6 @@ async def _hang(request: web.Request, *, closing: asyncio.Event) -> None:
     """Wait until the client has left. aiohttp tells a handler only by the transport, so it is looked at."""
     while request.transport is not None and not request.transport.is_closing() and not closing.is_set():
         with suppress(TimeoutError):
-            await asyncio.wait_for(closing.wait(), timeout=_GLANCE_S)
+            async with asyncio.timeout(_GLANCE_S):
+                await closing.wait()
     hang_up(request)

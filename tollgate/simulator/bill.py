@@ -13,8 +13,9 @@ from tollgate.domain import money, prices
 from tollgate.domain.prices import Price
 from tollgate.domain.usage import TokenUsage
 
-HEADER = b"request_id,id,model,prompt_tokens,cached_tokens,completion_tokens,cost,created\n"
-"""Columns of bill.csv: cost is a decimal string in the price's currency, created in unix seconds."""
+HEADER = b"request_id,id,model,prompt_tokens,cached_tokens,completion_tokens,cost,created,batch\n"
+"""Columns of bill.csv: cost is a decimal string in the price's currency, created in unix seconds, batch the id of
+the batch that a line was bought in, at the batch price; empty for a call of its own."""
 _PIECE = 1 << 20
 
 
@@ -27,6 +28,8 @@ class Totals:
     cached_tokens: int = 0
     completion_tokens: int = 0
     cost_nano: int = 0
+    batch_charges: int = 0
+    """Those of `charges` that were lines of batches, at the batch price."""
     by_model: dict[str, Totals] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -38,13 +41,15 @@ class Totals:
             "completion_tokens": self.completion_tokens,
             "cost": money.format_nano(self.cost_nano),
             "cost_nano": self.cost_nano,
+            "batch_charges": self.batch_charges,
         }
         if self.by_model:
             body["by_model"] = {model: totals.as_json() for model, totals in sorted(self.by_model.items())}
         return body
 
-    def _add(self, used: TokenUsage, *, cost_nano: int) -> None:
+    def _add(self, used: TokenUsage, *, cost_nano: int, batch: bool) -> None:
         self.charges += 1
+        self.batch_charges += batch
         self.prompt_tokens += used.prompt_tokens
         self.cached_tokens += used.cached_tokens
         self.completion_tokens += used.completion_tokens
@@ -65,15 +70,24 @@ class Bill:
         self.totals = Totals()
 
     def add(
-        self, used: TokenUsage, *, price: Price | None, model: str, request_id: str, identifier: str, created: int
+        self,
+        used: TokenUsage,
+        *,
+        price: Price | None,
+        model: str,
+        request_id: str,
+        identifier: str,
+        created: int,
+        batch_id: str = "",
     ) -> int:
-        """Charge `used`, and return its cost in nano-units; without a price it is 0."""
-        cost_nano = prices.charge(price, used).cost_nano if price is not None else 0
-        self.totals._add(used, cost_nano=cost_nano)
-        self.totals.by_model.setdefault(model, Totals())._add(used, cost_nano=cost_nano)
+        """Charge `used`, and return its cost in nano-units; without a price it is 0, in a batch the batch price's."""
+        batch = bool(batch_id)
+        cost_nano = prices.charge(price, used, batch=batch).cost_nano if price is not None else 0
+        self.totals._add(used, cost_nano=cost_nano, batch=batch)
+        self.totals.by_model.setdefault(model, Totals())._add(used, cost_nano=cost_nano, batch=batch)
         cost = money.format_nano(cost_nano)
         counts = f"{used.prompt_tokens},{used.cached_tokens},{used.completion_tokens}"
-        row = f"{_quoted(request_id)},{identifier},{_quoted(model)},{counts},{cost},{created}\n"
+        row = f"{_quoted(request_id)},{identifier},{_quoted(model)},{counts},{cost},{created},{batch_id}\n"
         self._rows += row.encode()
         return cost_nano
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from tollgate.domain.prices import Price, PriceTable
 from tollgate.domain.usage import TokenUsage
 from tollgate.simulator import faults, keys, settings_json
+from tollgate.simulator.batch_book import BatchBook
 from tollgate.simulator.bill import Bill
 from tollgate.simulator.calls import ChatCall
 from tollgate.simulator.codes import CODES, RefusalError
@@ -19,6 +20,7 @@ from tollgate.simulator.faults import Fate, FaultKind, Stream
 from tollgate.simulator.memory import AnswerBook, TaskBook, TryBook
 from tollgate.simulator.meter import Meter
 from tollgate.simulator.settings import SimulatorSettings
+from tollgate.simulator.stored_files import FileBook
 
 UPSTREAM = "zhipu"
 """The upstream in whose name the price list is read."""
@@ -35,11 +37,15 @@ class Cloud:
         self.tasks = TaskBook()
         self.answers = AnswerBook()
         self.tries = TryBook()
+        self.files = FileBook()
+        self.batches = BatchBook()
         self.closing = asyncio.Event()
         """Set when the server stops: whatever hangs lets go."""
         self.garbage_turn = 0
         self._number = 0
         self._poll_number = 0
+        self._line_number = 0
+        self._batch_call_number = 0
         # Ids are decimal strings of 19 digits, as ZhipuAI's; the clock keeps those of two runs apart.
         self._identifiers = 8 * 10**18 + time.time_ns() // 1_000_000 % 10**12 * 10**6
 
@@ -50,7 +56,7 @@ class Cloud:
         """
         self.settings = settings_json.change(self.settings, changes)
         if "seed" in changes:
-            self._number = self._poll_number = 0
+            self._number = self._poll_number = self._line_number = self._batch_call_number = 0
 
     def next_number(self) -> int:
         """The number of a call that passed the checks; 1 for the first."""
@@ -77,10 +83,14 @@ class Cloud:
 
     def fate_of(self, call: ChatCall, *, number: int) -> Fate:
         """What befalls a chat call: what its hook asks for, else what the draw says."""
+        return self.asked_fate(call) or self.fate_of_number(number)
+
+    def asked_fate(self, call: ChatCall) -> Fate | None:
+        """What a hook in the prompt asks for, if this try is one of those it asks for."""
         asked, tries = call.hooks.fate, call.hooks.fault_tries
         if asked is not None and (tries is None or self.tries.count(call.digest) <= tries):
             return self._counted(asked)
-        return self.fate_of_number(number)
+        return None
 
     def fate_of_number(self, number: int) -> Fate:
         """What befalls the call `number`, by the rates alone."""
@@ -95,6 +105,25 @@ class Cloud:
         drawn = faults.draw(self.settings.seed, number=self._poll_number, stream=Stream.POLLS)
         fate = faults.decide(self.settings.faults, drawn=drawn)
         return self._counted(fate) if fate.kind in faults.POLL_FAULTS else faults.FINE
+
+    def fate_of_batch_call(self, name: str) -> Fate:
+        """What befalls the call `name` of the files' and batches' API."""
+        if name not in self.settings.batches.faults_on:
+            return faults.FINE
+        self._batch_call_number += 1
+        drawn = faults.draw(self.settings.seed, number=self._batch_call_number, stream=Stream.BATCH_CALLS)
+        fate = faults.decide(self.settings.faults, drawn=drawn)
+        return self._counted(fate) if fate.kind in faults.POLL_FAULTS else faults.FINE
+
+    def draw_line(self) -> float:
+        """A number in [0, 1) for the next line of any batch."""
+        self._line_number += 1
+        return faults.draw(self.settings.seed, number=self._line_number, stream=Stream.LINES)
+
+    def unknown(self, detail: str) -> RefusalError:
+        """How an id that is not known is refused."""
+        settings = self.settings
+        return RefusalError(settings.unknown_task_code, detail=detail, http_status=settings.unknown_task_status)
 
     def _counted(self, fate: Fate) -> Fate:
         if fate.kind is not None:
@@ -126,8 +155,10 @@ class Cloud:
         speed = self.settings.tokens_per_second
         return used.completion_tokens / speed if speed else 0.0
 
-    def charge(self, used: TokenUsage, *, model: str, request_id: str, identifier: str, created: int) -> None:
-        """Bill a computed answer at the price in force now."""
+    def charge(
+        self, used: TokenUsage, *, model: str, request_id: str, identifier: str, created: int, batch_id: str = ""
+    ) -> None:
+        """Bill a computed answer at the price in force now; a batch's line at the batch price."""
         self.bill.add(
             used,
             price=self.price_of(model),
@@ -135,6 +166,7 @@ class Cloud:
             request_id=request_id,
             identifier=identifier,
             created=created,
+            batch_id=batch_id,
         )
 
 

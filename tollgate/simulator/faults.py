@@ -36,7 +36,7 @@ UNBILLED = frozenset({FaultKind.SERVER_ERROR, FaultKind.GARBAGE, FaultKind.HANG,
 POLL_FAULTS = frozenset(
     {FaultKind.RATE_LIMIT, FaultKind.SERVER_ERROR, FaultKind.GARBAGE, FaultKind.CUT, FaultKind.HANG}
 )
-"""The faults that can befall GET /async-result."""
+"""The faults that can befall GET /async-result, and the calls of the files' and batches' API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,17 @@ class Stream(StrEnum):
     FAULTS = "faults"
     LATENCY = "latency"
     POLLS = "polls"
+    LINES = "lines"
+    BATCH_CALLS = "batch_calls"
 
 
-_SALTS = {Stream.FAULTS: 0x243F6A8885A308D3, Stream.LATENCY: 0x13198A2E03707344, Stream.POLLS: 0xA4093822299F31D0}
+_SALTS = {
+    Stream.FAULTS: 0x243F6A8885A308D3,
+    Stream.LATENCY: 0x13198A2E03707344,
+    Stream.POLLS: 0xA4093822299F31D0,
+    Stream.LINES: 0x082EFA98EC4E6C89,
+    Stream.BATCH_CALLS: 0x452821E638D01377,
+}
 
 
 def draw(seed: int, *, number: int, stream: Stream) -> float:

@@ -8,6 +8,9 @@
                          or a business code such as 1113
     [[fault:once:NAME]]  only on the first try of this model, messages and seed; `3x` for the first three
 
+In a batch's line, latency does nothing, hang leaves the line unfinished, garbage and cut spoil its output line, and
+429, 500, fail, sensitive and the codes put it into the error file.
+
 A hook that is not known is left in the text. Hooks count as prompt tokens like any other text.
 """
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tollgate.domain.errors import SettingsError
 from tollgate.simulator import settings_checks as checks
+from tollgate.simulator.batch_settings import Batches
 from tollgate.simulator.codes import CODES, KEY_CODES
 
 Repeat = Literal["replay", "reject", "reject_running", "bill"]
@@ -68,6 +69,7 @@ class SimulatorSettings:
     tokens_per_second: float | None = None
     """Speed of the generation after the latency; None: instant."""
     faults: Faults = field(default_factory=Faults)
+    batches: Batches = field(default_factory=Batches)
     fault_polls: bool = False
     """Whether rate_limit, server_error, garbage, cut and hang also befall GET /async-result."""
     rate_limit_code: str = "1302"
@@ -96,7 +98,7 @@ class SimulatorSettings:
     check_request_id: bool = True
     """Whether a request_id outside 6 to 64 characters is refused with 1214."""
     unknown_task_status: int = 404
-    """HTTP status for an async id that is not known; with code `unknown_task_code`."""
+    """HTTP status for the id of an async task, file or batch that is not known; with code `unknown_task_code`."""
     unknown_task_code: str = "1200"
     omit_task_status: bool = False
     """Leave task_status out of a finished async result, as ZhipuAI's documentation shows it."""
@@ -119,6 +121,7 @@ CHECKS: Mapping[str, checks.Check] = {
     "latency_jitter_s": checks.number(0, 86_400),
     "tokens_per_second": checks.optional(checks.number(0.001, 1e9)),
     "faults": checks.Check(accepts=lambda value: isinstance(value, Faults), allowed="an object of rates"),
+    "batches": checks.Check(accepts=lambda value: isinstance(value, Batches), allowed="an object of settings"),
     "fault_polls": checks.boolean(),
     "rate_limit_code": checks.one_of(*_LIMITS, "none"),
     "server_error_code": checks.one_of(*_ERRORS, "none"),

@@ -60,6 +60,15 @@ def strings() -> Check:
     return Check(accepts=accepts, allowed="a list of strings")
 
 
+def strings_of(*values: str) -> Check:
+    """A tuple of some of these strings."""
+
+    def accepts(value: object) -> bool:
+        return isinstance(value, tuple) and all(item in values for item in value)
+
+    return Check(accepts=accepts, allowed="a list of " + ", ".join(values))
+
+
 def codes_by_key(codes: frozenset[str]) -> Check:
     """A mapping from strings to one of these codes."""
 

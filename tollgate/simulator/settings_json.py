@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from typing import Any
 
 import orjson
 
 from tollgate.domain.errors import SettingsError
-from tollgate.simulator.settings import Faults, SimulatorSettings
+from tollgate.simulator.settings import SimulatorSettings
 
 _NAMES = frozenset(item.name for item in fields(SimulatorSettings))
-_RATES = frozenset(item.name for item in fields(Faults))
+_GROUPS = ("faults", "batches")
+"""Settings that are objects of settings."""
 
 
 def dump(settings: SimulatorSettings) -> bytes:
@@ -31,20 +33,25 @@ def parse(text: bytes) -> dict[str, object]:
 
 
 def change(settings: SimulatorSettings, changes: Mapping[str, object]) -> SimulatorSettings:
-    """`settings` with the named fields changed, the others as they were; `faults` is merged in the same way.
+    """`settings` with the named fields changed, the others as they were; `faults` and `batches` are merged likewise.
 
     Raises SettingsError naming a field that is not known or whose value is not allowed; then nothing changed.
     """
     _refuse_unknown(changes, known=_NAMES, prefix="")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    if isinstance(values.get("faults"), Mapping):
-        values["faults"] = _change_faults(settings.faults, changes=values["faults"])  # type: ignore[arg-type]
-    return replace(settings, **values)  # type: ignore[arg-type]
+    values = _tupled(changes)
+    for group in _GROUPS:
+        if isinstance(values.get(group), Mapping):
+            values[group] = _change_group(getattr(settings, group), changes=values[group], prefix=f"{group}.")
+    return replace(settings, **values)
 
 
-def _change_faults(faults: Faults, *, changes: Mapping[str, object]) -> Faults:
-    _refuse_unknown(changes, known=_RATES, prefix="faults.")
-    return replace(faults, **changes)  # type: ignore[arg-type]
+def _change_group(holder: Any, *, changes: Mapping[str, object], prefix: str) -> object:
+    _refuse_unknown(changes, known=frozenset(item.name for item in fields(holder)), prefix=prefix)
+    return replace(holder, **_tupled(changes))
+
+
+def _tupled(changes: Mapping[str, object]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
 
 
 def _refuse_unknown(changes: Mapping[str, object], *, known: frozenset[str], prefix: str) -> None:

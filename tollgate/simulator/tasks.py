@@ -98,8 +98,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     cloud.refuse(fate)
     task = cloud.tasks.find(request.match_info["id"], key_id=key_id)
     if task is None:
-        settings = cloud.settings
-        raise RefusalError(settings.unknown_task_code, detail="任务不存在", http_status=settings.unknown_task_status)
+        raise cloud.unknown("任务不存在")
     task.asked_at_s = time.monotonic()
     body = task.result or orjson.dumps(_status(task, "PROCESSING"))
     return await answering.send(request, body, cloud=cloud, fate=fate)

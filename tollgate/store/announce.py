@@ -14,23 +14,22 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from tollgate.store import feeds, rows
+from tollgate.domain.prices import PriceTable
+from tollgate.store import dispatch, feeds, rows
 from tollgate.store.database import Database, ReadConnection, WriteConnection, dialect_of
 from tollgate.store.feeds import Due, Taken
-from tollgate.store.schema import QUEUED, QUEUED_BY_ID, tasks
+from tollgate.store.queues import Queue
+from tollgate.store.schema import QUEUED, QUEUED_BY_ID, QUEUED_MAY_BE_OVER, tasks
 
 AGAIN_AFTER_S = {"interactive": 15.0, "bulk": 30.0}
 """By priority: how long a hint is trusted before it is given once more."""
+LEFT_AGAIN_S = 4.0
+"""The same on a route that is left, whose hints nobody takes: two rounds, so that what cannot leave it does not stand
+in the way of what can."""
+FROM_THE_FIRST: Mapping[Queue, UUID | None] = {}
+NONE_LOST: Mapping[Queue, datetime] = {}
 LOCK = 7_465_217_002
 """Advisory lock: of many announcers one works at a time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """Tasks of one route in one lane."""
-
-    route: str
-    lane: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,39 +54,47 @@ async def _is_first(connection: WriteConnection) -> bool:
     return bool((await connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(LOCK)))).scalar_one())
 
 
-async def queues(connection: ReadConnection) -> list[Queue]:
-    """The (route, lane) pairs that have queued tasks: a walk from one index key to the next, however many wait."""
-    found: list[Queue] = []
-    following = await _first(connection, sa.true())
-    while following is not None:
-        found.append(following)
-        # One bound a statement: SQLite takes (route, lane) > (?, ?) for a bound of the route alone, and steps over
-        # every task of the queue it just found.
-        same_route = sa.and_(tasks.c.route == following.route, tasks.c.lane > following.lane)
-        following = await _first(connection, same_route) or await _first(connection, tasks.c.route > following.route)
-    return found
-
-
-async def _first(connection: ReadConnection, where: sa.ColumnElement[bool]) -> Queue | None:
-    statement = (
-        sa.select(tasks.c.route, tasks.c.lane)
-        .where(tasks.c.state == QUEUED, where)
-        .order_by(tasks.c.route, tasks.c.lane)
-        .limit(1)
-    )
-    row = (await connection.execute(statement)).first()
-    return None if row is None else Queue(route=row.route, lane=row.lane)
-
-
 async def take_due(
-    connection: WriteConnection, queue: Queue, *, limit: int, now: datetime, after: UUID | None = None
-) -> Taken:
-    """Up to `limit` tasks of a queue that are due and not freshly announced; marks them announced.
+    connection: WriteConnection,
+    wanted: Mapping[Queue, int],
+    *,
+    now: datetime,
+    prices: PriceTable,
+    after: Mapping[Queue, UUID | None] = FROM_THE_FIRST,
+    leaving: Collection[Queue] = (),
+    lost: Mapping[Queue, datetime] = NONE_LOST,
+) -> dict[Queue, Taken]:
+    """Of each queue up to so many tasks that are due and not freshly announced; marks them announced.
 
-    Its feeds share them evenly, beginning with the one that follows `after`; each gives what was due first."""
-    again = now - timedelta(seconds=AGAIN_AFTER_S[queue.lane.partition(".")[2]])
-    due = Due(route=queue.route, lane=queue.lane, now=now, again=again)
-    return await feeds.take(connection, due, limit=limit, after=after)
+    Its feeds share them evenly, beginning with the one that follows that of `after`; each gives what was due first.
+    Of those of `leaving` the tasks that may go elsewhere. `lost`: hints given before were taken by nobody. Lines of
+    batches reserve in budgets now, by `prices`; those that do not fit stay. Once a transaction: it locks budgets in
+    their order."""
+    dues = {queue: _due(queue, now=now, leaving=queue in leaving, lost=lost.get(queue)) for queue in wanted}
+    taken = {
+        queue: await feeds.take(connection, dues[queue], limit=limit, after=after.get(queue))
+        for queue, limit in wanted.items()
+    }
+    unreserved = [line for found in taken.values() for line in found.unreserved]
+    refused = await dispatch.reserve(connection, unreserved, prices=prices, now=now)
+    if refused:
+        for queue, found in taken.items():
+            taken[queue] = await _with_held(connection, dues[queue], found, refused)
+    return taken
+
+
+def _due(queue: Queue, *, now: datetime, leaving: bool, lost: datetime | None) -> Due:
+    again_s = LEFT_AGAIN_S if leaving else AGAIN_AFTER_S[queue.lane.partition(".")[2]]
+    again = now - timedelta(seconds=again_s)
+    return Due(queue=queue, now=now, again=max(again, lost or again), leaving=leaving)
+
+
+async def _with_held(connection: WriteConnection, due: Due, found: Taken, refused: Collection[UUID]) -> Taken:
+    places = [feed for line, feed in found.unreserved.items() if line in refused]
+    if not places:
+        return found
+    held = await feeds.take_held(connection, due, list(dict.fromkeys(places)), limit=len(places))
+    return found.instead(refused, held)
 
 
 async def unannounce(connection: WriteConnection, ids: Sequence[UUID]) -> None:
@@ -118,7 +125,7 @@ async def overdue(
     given = rows.table_of(connection, {"id": tasks.c.id.type}, [(i,) for i in without])
     statement = (
         sa.select(tasks.c.id, tasks.c.fence, tasks.c.attempt)
-        .where(tasks.c.state == QUEUED, tasks.c.deadline <= now, tasks.c.id.not_in(sa.select(given.c.id)))
+        .where(QUEUED_MAY_BE_OVER, tasks.c.deadline <= now, tasks.c.id.not_in(sa.select(given.c.id)))
         .order_by(tasks.c.deadline)
         .limit(limit)
     )

@@ -38,7 +38,7 @@ async def put(connection: WriteConnection, budget: Budget, *, now: datetime) -> 
     of_key = budget.key_id is not None
     statement = insert.on_conflict_do_update(
         index_elements=["key_id" if of_key else "project_id", "period"],
-        index_where=sa.text(f"key_id IS {'NOT ' if of_key else ''}NULL"),
+        index_where=sa.text("key_id IS NOT NULL" if of_key else "key_id IS NULL AND batch_id IS NULL"),
         set_={name: insert.excluded[name] for name in ("limit_nano", "limit_tokens", "limit_tasks")},
     ).returning(budgets.c.id)
     return replace(budget, id=(await connection.execute(statement)).scalar_one())
@@ -69,8 +69,9 @@ async def balance(connection: ReadConnection, budget_id: UUID, *, now: datetime)
 
 
 async def balances(connection: ReadConnection, *, now: datetime, project_id: UUID | None = None) -> Sequence[Balance]:
-    """All, or a project's, in the order of their making; each with its current period."""
-    return await _balances(connection, sa.true() if project_id is None else budgets.c.project_id == project_id, now=now)
+    """All, or a project's, in the order of their making, with their current periods. A batch's own is told with it."""
+    theirs = sa.true() if project_id is None else budgets.c.project_id == project_id
+    return await _balances(connection, sa.and_(theirs, budgets.c.batch_id.is_(None)), now=now)
 
 
 async def _balances(connection: ReadConnection, which: sa.ColumnElement[bool], *, now: datetime) -> list[Balance]:

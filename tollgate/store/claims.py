@@ -13,12 +13,13 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from tollgate.domain.routing import Mode
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
-from tollgate.store import rows
-from tollgate.store.database import ReadConnection, WriteConnection
-from tollgate.store.schema import QUEUED_BY_ID, RUNNING, attempts, task_requests, tasks
+from tollgate.store import leases, rows
+from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
+from tollgate.store.schema import QUEUED_BY_ID, RUNNING, attempts, begins_lines, task_requests, tasks
 
 Polled = Mapping[str, str | None]
 """Upstream -> the key to submit with; None: it is chosen when the call is made."""
@@ -77,12 +78,11 @@ RETURNED = (
 )  # fmt: skip
 OPENED = ("upstream_id", "credential", "unanswered")
 """Of the attempt."""
+TOLD = (*RETURNED, "body", "attempt_started_at", *OPENED)
 IDS = rows.Given.of(tasks, "id")
-ATTEMPTS = rows.Given.of(
-    attempts,
-    "task_id", "number", "fence", "worker_id", "upstream", "upstream_model", "mode", "request_id", "outcome",
-    "tries", "started_at", "credential",
-)  # fmt: skip
+POLLED = rows.Given.of(attempts, "upstream", "credential", name="polled")
+HOLDER = sa.bindparam("holder", type_=tasks.c.worker_id.type)
+AT = sa.bindparam("at", type_=tasks.c.started_at.type)
 
 
 async def claim(
@@ -95,32 +95,40 @@ async def claim(
 ) -> list[Claimed]:
     """Those of `ids` that were queued and due, now this worker's, by id. Others are somebody's, ended, or not due.
 
-    `polled`: the upstreams that this worker can ask by submit and poll. The key is committed with the claim, as the
-    request_id is: whoever must repeat a submit whose answer is lost has to ask the same account."""
-    taken = await _take(connection, ids, worker_id=worker_id, now=now)
-    if not taken:
+    None for a worker that is not registered, or was declared dead; until the transaction ends it is not. `polled`: the
+    upstreams that this worker can ask by submit and poll. The key is committed with the claim, as the request_id is:
+    whoever must repeat a submit whose answer is lost has to ask the same account.
+
+    On PostgreSQL it is one statement, so that it can be committed by itself."""
+    dialect = dialect_of(connection)
+    keys = POLLED.bind(dialect, list(polled.items()))
+    given = [(i,) for i in set(ids)]
+    if dialect != "sqlite":
+        found = await rows.execute(connection, _claiming, IDS, given, holder=worker_id, at=now, **keys)
+        return [_claimed(row) for row in found.all()]
+    if not await leases.hold(connection, worker_id):
         return []
-    opened = await _open_attempts(connection, taken, worker_id=worker_id, now=now, polled=polled)
-    return [_claimed(row, opened[row.id]) for row in taken]
+    found = await rows.execute(connection, _taking, IDS, given, holder=worker_id, at=now)
+    taken = list(found.scalars())
+    await rows.execute(connection, _opening, IDS, [(i,) for i in taken], holder=worker_id, at=now, **keys)
+    return await held(connection, taken, worker_id=worker_id)
 
 
-def _claimed(row: Any, opened: Any) -> Claimed:
+def _claimed(row: Sequence[Any]) -> Claimed:
     # By position, not by name: an attribute of a row takes ten times as long, and there are twenty a task.
-    told = dict(zip((*RETURNED, "body"), row, strict=True))
-    told["on_uncertain"] = OnUncertain(row.on_uncertain)
-    _, started_at, *attempt = opened
-    return Claimed(**told, attempt_started_at=started_at, **dict(zip(OPENED, attempt, strict=True)))
+    told = dict(zip(TOLD, row, strict=True))
+    told["on_uncertain"] = OnUncertain(told["on_uncertain"])
+    return Claimed(**told)
 
 
 async def held(connection: ReadConnection, ids: Sequence[UUID], *, worker_id: UUID) -> list[Claimed]:
     """Those of `ids` that this worker holds: what a claim took whose commit was never confirmed."""
     found = (await rows.execute(connection, _held_by, IDS, [(i,) for i in ids], holder=worker_id)).all()
-    return [Claimed(**{**row._mapping, "on_uncertain": OnUncertain(row.on_uncertain)}) for row in found]
+    return [_claimed(row) for row in found]
 
 
 def _held_by(dialect: str) -> rows.Statement:
     given = IDS.table(dialect)
-    holder = sa.bindparam("holder", type_=tasks.c.worker_id.type)
     return (
         sa.select(
             *(tasks.c[name] for name in RETURNED),
@@ -130,72 +138,89 @@ def _held_by(dialect: str) -> rows.Statement:
         )
         .join(task_requests, task_requests.c.task_id == tasks.c.id)
         .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == tasks.c.attempt))
-        .where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.state == RUNNING, tasks.c.worker_id == holder)
+        .where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.state == RUNNING, tasks.c.worker_id == HOLDER)
         .order_by(tasks.c.id)
     )
 
 
-async def _take(connection: WriteConnection, ids: Sequence[UUID], *, worker_id: UUID, now: datetime) -> list[Any]:
-    values = [(i,) for i in sorted(set(ids))]
-    found = await rows.execute(connection, _taking, IDS, values, holder=worker_id, at=now)
-    return sorted(found.all(), key=lambda row: row.id)
+def _claiming(dialect: str) -> rows.Statement:
+    """PostgreSQL's: all of it. The worker's row is locked before any task's."""
+    holder = leases.holding(HOLDER).cte("holder")
+    taken = _taking(dialect, sa.exists(sa.select(holder.c.id)), returning=RETURNED).cte("taken")
+    opened = _opening(dialect, taken).cte("opened")
+    body = sa.select(task_requests.c.body).where(task_requests.c.task_id == taken.c.id).scalar_subquery()
+    return (
+        sa.select(
+            *(taken.c[name] for name in RETURNED), body, opened.c.started_at, *(opened.c[name] for name in OPENED)
+        )
+        .join(opened, opened.c.task_id == taken.c.id)
+        .order_by(taken.c.id)
+    )
 
 
-def _taking(dialect: str) -> rows.Statement:
-    given = IDS.table(dialect)
-    at = sa.bindparam("at", type_=tasks.c.started_at.type)
+def _taking(
+    dialect: str, *conditions: sa.ColumnElement[bool], returning: Sequence[str] = ("id",)
+) -> ReturningUpdate[*tuple[Any, ...]]:
     free = (
         sa.select(tasks.c.id)
         .where(
-            tasks.c.id.in_(sa.select(given.c.id)),
+            tasks.c.id.in_(sa.select(IDS.table(dialect).c.id)),
             QUEUED_BY_ID,
-            tasks.c.not_before <= at,
-            tasks.c.deadline > at,
+            tasks.c.not_before <= AT,
+            tasks.c.deadline > AT,
+            tasks.c.upstream_batch_id.is_(None),
+            # A line holds its place in budgets since it was told. What a pause took back is told anew: a hint of before
+            # begins nothing.
+            sa.or_(tasks.c.batch_id.is_(None), tasks.c.announced_at.is_not(None)),
+            begins_lines(tasks.c.batch_id),
+            *conditions,
         )
         .order_by(tasks.c.id)
         .with_for_update(skip_locked=True)
         .cte("free")
     )
-    body = sa.select(task_requests.c.body).where(task_requests.c.task_id == rows.returned(tasks.c.id)).scalar_subquery()
     return (
         sa.update(tasks)
         .where(tasks.c.id.in_(sa.select(free.c.id)), QUEUED_BY_ID)
         .values(
             state=TaskState.RUNNING,
             fence=tasks.c.fence + 1,
-            worker_id=sa.bindparam("holder", type_=tasks.c.worker_id.type),
-            started_at=sa.func.coalesce(tasks.c.started_at, at),
+            worker_id=HOLDER,
+            started_at=sa.func.coalesce(tasks.c.started_at, AT),
         )
-        .returning(*(tasks.c[name] for name in RETURNED), body)
+        .returning(*(tasks.c[name] for name in returning))
     )
 
 
-async def _open_attempts(
-    connection: WriteConnection,
-    taken: Sequence[Any],
-    *,
-    worker_id: UUID,
-    now: datetime,
-    polled: Polled,
-) -> dict[UUID, Any]:
-    """A new attempt, or the open one once more under this lease: it keeps its start, its hour in the accounts."""
-    values = []
-    for row in taken:
-        upstream, _, upstream_model = row.route.partition("/")
-        mode = "async" if row.mode == "async" and upstream in polled else "direct"
-        sent_as = upstream_request_id(row.id, row.attempt)
-        values.append(
-            (
-                row.id, row.attempt, row.fence, worker_id, upstream, upstream_model, mode, sent_as,
-                AttemptOutcome.OPEN, 1, now, polled[upstream] if mode == "async" else None,
-            )
-        )  # fmt: skip
-    found = await rows.execute(connection, _opening, ATTEMPTS, values)
-    return {row.task_id: row for row in found.all()}
-
-
-def _opening(dialect: str) -> rows.Statement:
-    insert = ATTEMPTS.insert(dialect, attempts)
+def _opening(dialect: str, taken: sa.FromClause | None = None) -> ReturningInsert[*tuple[Any, ...]]:
+    """A new attempt of each task of `taken`, by default of those given; or the open one once more under this lease: it
+    keeps its start, its hour in the accounts."""
+    of = tasks if taken is None else taken
+    position = sa.func.instr if dialect == "sqlite" else sa.func.strpos
+    slash = position(of.c.route + "/", "/")
+    upstream = sa.func.substr(of.c.route, 1, slash - 1)
+    polled = POLLED.table(dialect)
+    values = {
+        "task_id": of.c.id,
+        "number": of.c.attempt,
+        "fence": of.c.fence,
+        "worker_id": HOLDER,
+        "upstream": upstream,
+        "upstream_model": sa.func.substr(of.c.route, slash + 1),
+        "mode": sa.case((polled.c.upstream.is_not(None), "async"), else_="direct"),
+        # As `upstream_request_id` writes it.
+        "request_id": sa.func.replace(sa.cast(of.c.id, sa.Text), "-", "") + "-" + sa.cast(of.c.attempt, sa.Text),
+        "outcome": sa.literal(AttemptOutcome.OPEN),
+        "tries": sa.literal(1),
+        "started_at": AT,
+        "credential": polled.c.credential,
+    }
+    source = sa.select(*values.values()).select_from(
+        of.outerjoin(polled, sa.and_(polled.c.upstream == upstream, of.c.mode == "async"))
+    )
+    if taken is None:
+        source = source.where(of.c.id.in_(sa.select(IDS.table(dialect).c.id)))
+    insert = rows.insert_into(dialect, attempts).from_select(list(values), source)
     bought = sa.or_(attempts.c.upstream_id.is_not(None), attempts.c.unanswered > 0)
     return insert.on_conflict_do_update(
         index_elements=["task_id", "number"],

@@ -110,6 +110,13 @@ class Database:
         async with _connected(self._writer) as connection, connection.begin():
             yield WriteConnection(ReadConnection(connection))
 
+    @contextlib.asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[WriteConnection]:
+        """For one statement that writes: on PostgreSQL it commits by itself, without a BEGIN before it and a COMMIT
+        after it, which take longer than it does. SQLite's is `write`'s."""
+        async with self.write() if self.dialect == "sqlite" else _connected(self._reader) as connection:
+            yield WriteConnection(ReadConnection(connection))
+
     async def close(self) -> None:
         await self._reader.dispose()
         await self._writer.dispose()

@@ -16,21 +16,20 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import ReturningInsert
 
-from tollgate.domain.errors import InvalidRequestError, RequestError, RequestIdConflictError
+from tollgate.domain.errors import RequestError, RequestIdConflictError
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Accepted, NewTask
-from tollgate.store import reservations, rows
+from tollgate.store import labels, reservations, rows
 from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
-from tollgate.store.schema import budgets, labels, task_requests, tasks
+from tollgate.store.labels import Label
+from tollgate.store.schema import budgets, task_requests, tasks
 
 Submission = tuple[NewTask, ...]
 Outcome = tuple[Accepted, ...] | RequestError
 """A submission's ids in its order, or why it was refused whole."""
 
 NO_PRICES = PriceTable([])
-MAX_LABELS = 1_000
-"""A label is a dimension of the hourly accounts; a project with more of them means metadata."""
 ROWS_AT_ONCE = 1_000
 """In one statement: to encode them takes 20 ms of the event loop, which others need too."""
 COLUMNS = tuple(field.name for field in fields(NewTask) if field.name in tasks.c)
@@ -38,9 +37,7 @@ VALUES = attrgetter(*COLUMNS)
 NEW_TASKS = rows.Given.of(tasks, *COLUMNS, "state")
 BODIES = rows.Given.of(task_requests, "task_id", "body", "metadata", name="bodies")
 REQUEST_KEYS = rows.Given.of(tasks, "project_id", "request_id")
-LABELS = rows.Given.of(labels, "project_id", "label")
 RequestKey = tuple[UUID, str]
-Label = tuple[UUID, str]
 
 
 async def submit(
@@ -60,7 +57,7 @@ async def submit(
         outcomes[i] = refused
     for i, left in plan.in_flight_left.items():
         outcomes[i] = _telling(outcomes[i], left)
-    await _forget(connection, new_labels - _needed(submissions, outcomes))
+    await labels.forget(connection, new_labels - _needed(submissions, outcomes))
     again = _leaning(submissions, outcomes)
     gone = {t.id for i, s in enumerate(submissions) if i in again or isinstance(outcomes[i], RequestError) for t in s}
     await _delete(connection, inserted & gone)
@@ -106,7 +103,8 @@ def _inserting_tasks(dialect: str) -> ReturningInsert[*tuple[Any, ...]]:
     )
     project_id, key_id = rows.returned(tasks.c.project_id), rows.returned(tasks.c.key_id)
     covering = sa.or_(budgets.c.key_id.is_(None), budgets.c.key_id == key_id)
-    budgeted = sa.exists().where(budgets.c.project_id == project_id, covering).label("budgeted")
+    of_all = budgets.c.batch_id.is_(None)
+    budgeted = sa.exists().where(budgets.c.project_id == project_id, of_all, covering).label("budgeted")
     return insert.returning(tasks.c.id, budgeted)
 
 
@@ -180,26 +178,17 @@ def _leaning(submissions: Sequence[Submission], outcomes: Sequence[Outcome]) -> 
 async def _limit_labels(
     connection: WriteConnection, submissions: Sequence[Submission], outcomes: Sequence[Outcome]
 ) -> tuple[list[Outcome], set[Label]]:
-    """Note labels not seen before; who brings one too many for its project is refused. Also returns the new ones.
-
-    A bound, not a quota: two transactions at once may go over it by what they bring."""
+    """Note labels not seen before; who brings one too many for its project is refused. Also returns the new ones."""
     # In the order of coming, so that the last ones are the ones too many.
     used = list(dict.fromkeys(pair for s, o in zip(submissions, outcomes, strict=True) for pair in _labels(s, o)))
     if not used:
         return list(outcomes), set()
-    returned = (await rows.execute(connection, _adding_labels, LABELS, sorted(used))).all()
-    added = {(row.project_id, row.label) for row in returned}
-    surplus = await _surplus(connection, [pair for pair in used if pair in added])
+    added, surplus = await labels.note(connection, used)
     checked = [
-        _too_many_labels() if surplus.intersection(_labels(submission, outcome)) else outcome
+        labels.too_many() if surplus.intersection(_labels(submission, outcome)) else outcome
         for submission, outcome in zip(submissions, outcomes, strict=True)
     ]
     return checked, added
-
-
-def _adding_labels(dialect: str) -> rows.Statement:
-    insert = LABELS.insert(dialect, labels).on_conflict_do_nothing()
-    return insert.returning(labels.c.project_id, labels.c.label)
 
 
 def _needed(submissions: Sequence[Submission], outcomes: Sequence[Outcome]) -> set[Label]:
@@ -211,33 +200,6 @@ def _labels(submission: Submission, outcome: Outcome) -> list[Label]:
     if isinstance(outcome, RequestError):
         return []
     return [(task.project_id, task.label) for task in submission if task.label is not None]
-
-
-async def _surplus(connection: WriteConnection, added: Sequence[Label]) -> set[Label]:
-    """The last of `added`, as many as their project now has over its bound."""
-    over: set[Label] = set()
-    for project_id in {project_id for project_id, _ in added}:
-        count = sa.select(sa.func.count()).where(labels.c.project_id == project_id)
-        excess = (await connection.execute(count)).scalar_one() - MAX_LABELS
-        if excess > 0:
-            over.update([pair for pair in added if pair[0] == project_id][-excess:])
-    return over
-
-
-def _too_many_labels() -> InvalidRequestError:
-    return InvalidRequestError(
-        f"this project already uses {MAX_LABELS} labels; use one of them, or put this into metadata",
-        field="label",
-        allowed=f"at most {MAX_LABELS} different labels a project",
-    )
-
-
-async def _forget(connection: WriteConnection, unused: set[Label]) -> None:
-    if unused:
-        kinds = {name: labels.c[name].type for name in ("project_id", "label")}
-        given = rows.table_of(connection, kinds, sorted(unused))
-        named = sa.and_(labels.c.project_id == given.c.project_id, labels.c.label == given.c.label)
-        await connection.execute(sa.delete(labels).where(sa.exists().where(named)))
 
 
 async def _delete(connection: WriteConnection, ids: set[UUID]) -> None:

@@ -37,6 +37,12 @@ class Project:
     id: UUID
     name: str
     created_at: datetime
+    keep_prompts_s: int | None
+    """After a task's end; None: for ever."""
+    keep_results_s: int | None
+
+
+_PROJECTS = sa.select(*(projects.c[f.name] for f in fields(Project)))
 
 
 async def check_masters(connection: ReadConnection, fingerprints: Sequence[str]) -> None:
@@ -58,17 +64,16 @@ async def add_project(connection: WriteConnection, name: str, *, now: datetime) 
     """The project of that name, made if it is not there."""
     insert = rows.insert(connection, projects, ("id", "name", "created_at"), [(new_id(), name, now)])
     await connection.execute(insert.on_conflict_do_nothing(index_elements=["name"]))
-    row = (await connection.execute(sa.select(projects).where(projects.c.name == name))).one()
-    return Project(**row._mapping)
+    return await project_named(connection, name)
 
 
 async def list_projects(connection: ReadConnection) -> list[Project]:
-    found = (await connection.execute(sa.select(projects).order_by(projects.c.name))).all()
+    found = (await connection.execute(_PROJECTS.order_by(projects.c.name))).all()
     return [Project(**row._mapping) for row in found]
 
 
 async def project_named(connection: ReadConnection, name: str) -> Project:
-    row = (await connection.execute(sa.select(projects).where(projects.c.name == name))).first()
+    row = (await connection.execute(_PROJECTS.where(projects.c.name == name))).first()
     if row is None:
         raise NotFoundError("project", name)
     return Project(**row._mapping)

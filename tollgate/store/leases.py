@@ -6,7 +6,7 @@ compares its values over time on the watcher's own clock; no clocks of two machi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -20,16 +20,21 @@ from tollgate.store import rows
 from tollgate.store.database import ReadConnection, WriteConnection
 from tollgate.store.schema import RUNNING, attempts, tasks, workers
 
+SETTLED_WITHIN_S = 10.0
+
 
 class RouteLoad(NamedTuple):
     """What a worker says of a route with each heartbeat."""
 
     settled: int
-    """Calls that ended in the last 10 s."""
+    """Calls that ended in the last SETTLED_WITHIN_S."""
     free: int
     """Slots that no id waits for."""
     blocked: bool = False
     """It cannot be called: every credential that the worker has for it is paused, or it has none."""
+
+
+UNMET: Mapping[str, RouteLoad] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +82,20 @@ class Orphan:
 
 
 async def register(
-    connection: WriteConnection, worker_id: UUID, *, name: str, lanes: Sequence[str], now: datetime
+    connection: WriteConnection,
+    worker_id: UUID,
+    *,
+    name: str,
+    lanes: Sequence[str],
+    now: datetime,
+    load: Mapping[str, RouteLoad] = UNMET,
 ) -> None:
     await connection.execute(
         sa.insert(workers).values(
             id=worker_id,
             name=name,
             lanes=",".join(lanes),
-            load="{}",
+            load=_text_of(load),
             heartbeat=1,
             dead=False,
             started_at=now,
@@ -101,7 +112,7 @@ async def renew(connection: WriteConnection, worker_id: UUID, *, load: Mapping[s
         .values(
             heartbeat=workers.c.heartbeat + 1,
             seen_at=now,
-            load=orjson.dumps({route: list(one) for route, one in load.items()}).decode(),
+            load=_text_of(load),
         )
         .returning(workers.c.id)
     )
@@ -110,8 +121,13 @@ async def renew(connection: WriteConnection, worker_id: UUID, *, load: Mapping[s
 
 async def hold(connection: WriteConnection, worker_id: UUID) -> bool:
     """Keep a registration from being buried until this transaction ends. False: it has been, and may take nothing."""
-    statement = sa.select(workers.c.id).where(workers.c.id == worker_id, sa.not_(workers.c.dead))
-    return (await connection.execute(statement.with_for_update(read=True))).first() is not None
+    return (await connection.execute(holding(worker_id))).first() is not None
+
+
+def holding(worker_id: UUID | sa.BindParameter[UUID]) -> sa.Select[tuple[UUID]]:
+    """The same within another statement: the id, or no row."""
+    alive = sa.select(workers.c.id).where(workers.c.id == worker_id, sa.not_(workers.c.dead))
+    return alive.with_for_update(read=True)
 
 
 async def cancelled_of(connection: ReadConnection, worker_id: UUID) -> list[UUID]:
@@ -130,14 +146,12 @@ async def alive(connection: ReadConnection) -> list[WorkerRow]:
     ]
 
 
+def _text_of(load: Mapping[str, RouteLoad]) -> str:
+    return orjson.dumps({route: list(one) for route, one in load.items()}).decode()
+
+
 def _load(text: str) -> dict[str, RouteLoad]:
     return {route: RouteLoad(*one) for route, one in orjson.loads(text).items()}
-
-
-def stuck_routes(workers: Iterable[WorkerRow]) -> frozenset[str]:
-    """Routes that every live worker that has met them says it cannot call."""
-    met = [(route, load.blocked) for worker in workers for route, load in worker.load.items()]
-    return frozenset(route for route, _ in met) - {route for route, blocked in met if not blocked}
 
 
 async def bury(connection: WriteConnection, worker_id: UUID, *, heartbeat: int | None = None) -> bool:

@@ -6,19 +6,18 @@ Rows are opened before any is locked, and locked in the order of their key: so n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import astuple, fields
+from dataclasses import fields
 from datetime import date
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from tollgate.domain.budgets import NOTHING, Amounts, Budget, Period
+from tollgate.domain.budgets import AMOUNTS, NOTHING, VALUES, Amounts, Budget, Period
 from tollgate.store import rows
 from tollgate.store.database import ReadConnection, WriteConnection
 from tollgate.store.schema import budget_periods, budgets
 
-AMOUNTS = tuple(f.name for f in fields(Amounts))
 DEFINITION = tuple(f.name for f in fields(Budget))
 PeriodKey = tuple[UUID, date]
 """A budget and the first day of one of its periods."""
@@ -78,7 +77,7 @@ def _standing(found: Iterable[Any]) -> dict[PeriodKey, Standing]:
 
 def adding(changes: Mapping[PeriodKey, Amounts]) -> rows.Step:
     """To rows that are locked."""
-    values = [(*key, *astuple(amounts)) for key, amounts in sorted(_telling(changes), key=lambda item: item[0])]
+    values = [(*key, *VALUES(amounts)) for key, amounts in sorted(_telling(changes), key=lambda item: item[0])]
     return rows.Step(_adding, CHANGES, values)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date
+from datetime import UTC, date, datetime
+from typing import Any, Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -19,19 +20,47 @@ from tollgate.domain.errors import BudgetExceededError, RateLimitedError
 from tollgate.domain.prices import PriceTable, worst_case_nano
 from tollgate.domain.settling import Resolution, Settlement, TaskRow, stays
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.domain.tasks import NewTask
 from tollgate.store import periods, rows
 from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
 from tollgate.store.periods import PeriodKey, Standing
-from tollgate.store.schema import budget_periods, budgets, tasks
+from tollgate.store.schema import attempts, budget_periods, budgets, tasks
 
 OUT_OF_BUDGET = "budget_exceeded"
 """Error code of a task that no budget lets buy once more."""
 RESERVED = rows.Given.of(tasks, "id", "reserved_nano", "reserved_tokens", "charged_to", name="reserved")
+IDS = rows.Given.of(tasks, "id")
 PROJECTS = rows.Given.of(budgets, "project_id")
+BATCHES = rows.Given.of(budgets, "batch_id", name="batches")
 BEGINNINGS = rows.Given.of(budget_periods, "starts_on", name="beginnings")
 Held = tuple[Amounts, tuple[PeriodKey, ...]]
 """What a task reserves, and where."""
+
+
+class Purchase(Protocol):
+    """What a reservation looks at: a new task, or a batch's line that is about to be told to workers."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def project_id(self) -> UUID: ...
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def batch_id(self) -> UUID | None: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def route(self) -> str: ...
+    @property
+    def created_at(self) -> datetime:
+        """Its day says in which periods it counts, and at which price."""
+
+    @property
+    def prompt_tokens_estimate(self) -> int: ...
+    @property
+    def most_completion_tokens(self) -> int: ...
+    @property
+    def most_tokens(self) -> int: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +73,8 @@ class Plan:
     """By position, of those that fit and whose key has a limit of tasks in flight."""
     held: dict[UUID, Held] = field(default_factory=dict)
     """By task, of those that fit."""
+    full: dict[int, Standing] = field(default_factory=dict)
+    """By position, of those refused for want of room: the budget that had none, and what stands in it."""
 
 
 def periods_of(text: str | None) -> tuple[PeriodKey, ...]:
@@ -59,15 +90,20 @@ def _text_of(keys: Iterable[PeriodKey]) -> str:
 
 
 async def plan(
-    connection: WriteConnection, submissions: Mapping[int, Sequence[NewTask]], *, prices: PriceTable
+    connection: WriteConnection,
+    submissions: Mapping[int, Sequence[Purchase]],
+    *,
+    prices: PriceTable,
+    batch: bool = False,
 ) -> Plan:
-    """Decide for the new tasks of each submission, in order, whether they fit; nothing is reserved yet."""
+    """Decide for the new tasks of each submission, in order, whether they fit; nothing is reserved yet. `batch`: they
+    are bought at the batch price."""
     made = Plan()
     known, opened = await _budgets_of(connection, [task for new in submissions.values() for task in new])
     wanted = {}
     for position, new in submissions.items():
         try:
-            wanted[position] = _wanted(new, known, prices)
+            wanted[position] = _wanted(new, known, prices, batch=batch)
         except BudgetExceededError as error:
             made.refused[position] = error
     keys = {key for held in wanted.values() for _, where in held.values() for key in where}
@@ -84,6 +120,7 @@ def _allot(made: Plan, wanted: Mapping[int, dict[UUID, Held]], stands: dict[Peri
         full = next((key for key in sorted(asked) if not fits(*stands[key], asked=asked[key])), None)
         if full is not None:
             made.refused[position] = refusal(*stands[full], asked=asked[full])
+            made.full[position] = stands[full]
             continue
         made.held |= held
         for key, amounts in asked.items():
@@ -104,6 +141,27 @@ async def keep(connection: WriteConnection, made: Plan, task_ids: Collection[UUI
     ]
     reserving = rows.Step(_reserving, RESERVED, values)
     await rows.execute_together(connection, periods.adding(_sums(held.values())), reserving)
+
+
+async def release(connection: WriteConnection, task_ids: Sequence[UUID]) -> None:
+    """Give back what those of `task_ids` hold, locked, of which nothing was ever bought. They name no budget then."""
+    found = (await rows.execute(connection, _unbegun, IDS, [(i,) for i in sorted(task_ids)])).all()
+    changes: defaultdict[PeriodKey, Amounts] = defaultdict(lambda: NOTHING)
+    for row in found:
+        held = Amounts(reserved_nano=row.reserved_nano or 0, reserved_tokens=row.reserved_tokens or 0, reserved_tasks=1)
+        for key in periods_of(row.charged_to):
+            changes[key] -= held
+    stands = await periods.lock(connection, changes)
+    freed = periods.adding({key: amounts for key, amounts in changes.items() if key in stands})
+    releasing = rows.Step(_reserving, RESERVED, [(row.id, None, None, None) for row in found])
+    await rows.execute_together(connection, freed, releasing)
+
+
+def _unbegun(dialect: str) -> rows.Statement:
+    held = sa.select(tasks.c.id, tasks.c.reserved_nano, tasks.c.reserved_tokens, tasks.c.charged_to)
+    named = tasks.c.id.in_(sa.select(IDS.table(dialect).c.id))
+    bought = sa.exists().where(attempts.c.task_id == tasks.c.id)
+    return held.where(named, tasks.c.charged_to.is_not(None), sa.not_(bought))
 
 
 def _reserving(dialect: str) -> rows.Statement:
@@ -151,7 +209,7 @@ def _change(resolution: Resolution, locked: Mapping[UUID, TaskRow]) -> Amounts:
     if resolution.attempt and resolution.before is not None:
         before = resolution.before
         change += charged(settlement.outcome, settlement.bill) - charged(before.outcome, before.bill)
-    if resolution.task and settlement.state.ended:
+    if resolution.task and (settlement.state.ended or settlement.releases):
         change -= _reserved(task)
     if resolution.task and settlement.reroute is not None:
         change += _next(resolution, task) - _reserved(task)
@@ -162,7 +220,7 @@ def _buys_again(resolution: Resolution) -> bool:
     """What goes elsewhere is bought there, at that price."""
     settlement = resolution.settlement
     anew = settlement.outcome is not AttemptOutcome.OPEN or settlement.reroute is not None
-    return resolution.task and settlement.state is TaskState.QUEUED and anew
+    return resolution.task and settlement.state is TaskState.QUEUED and anew and not settlement.releases
 
 
 def _full(
@@ -214,27 +272,30 @@ def _out_of_budget(settlement: Settlement, budget: Budget, stands: Amounts) -> S
     )  # fmt: skip
 
 
-def _wanted(new: Sequence[NewTask], known: Sequence[Budget], prices: PriceTable) -> dict[UUID, Held]:
+def _wanted(new: Sequence[Purchase], known: Sequence[Budget], prices: PriceTable, *, batch: bool) -> dict[UUID, Held]:
     """By task, of those that any budget counts. Raises BudgetExceededError."""
     held: dict[UUID, Held] = {}
     for task in new:
-        covering = [b for b in known if b.project_id == task.project_id and b.covers(task.key_id)]
+        covering = [b for b in known if b.project_id == task.project_id and b.covers(task.key_id, task.batch_id)]
         if covering:
             day = _day_of(task)
             where = tuple(sorted((budget.id, budget.period.starts_on(day)) for budget in covering))
             in_money = any(budget.limit_nano is not None for budget in covering)
-            held[task.id] = (_most(task, prices, in_money=in_money), where)
+            held[task.id] = (_most(task, prices, in_money=in_money, batch=batch), where)
     return held
 
 
-def _most(task: NewTask, prices: PriceTable, *, in_money: bool) -> Amounts:
+def _most(task: Purchase, prices: PriceTable, *, in_money: bool, batch: bool) -> Amounts:
     """The most one purchase of it can come to. Raises BudgetExceededError: without a price nobody could say."""
     upstream, _, model = task.route.partition("/")
     price = prices.find(upstream, model, at=task.created_at)
     if price is None and in_money:
         raise unpriced(task.model)
     nano = price and worst_case_nano(
-        price, prompt_tokens=task.prompt_tokens_estimate, completion_tokens=task.most_completion_tokens
+        price,
+        prompt_tokens=task.prompt_tokens_estimate,
+        completion_tokens=task.most_completion_tokens,
+        batch=batch,
     )
     return Amounts(reserved_nano=nano or 0, reserved_tokens=task.most_tokens, reserved_tasks=1)
 
@@ -247,29 +308,37 @@ def _sums(held: Iterable[Held]) -> dict[PeriodKey, Amounts]:
     return dict(sums)
 
 
-def _day_of(task: NewTask) -> date:
+def _day_of(task: Purchase) -> date:
     return task.created_at.astimezone(UTC).date()
 
 
-async def _budgets_of(connection: ReadConnection, new: Sequence[NewTask]) -> tuple[list[Budget], set[PeriodKey]]:
-    """Of the projects of `new`; and which of the periods that they may count in have rows."""
+async def _budgets_of(connection: ReadConnection, new: Sequence[Purchase]) -> tuple[list[Budget], set[PeriodKey]]:
+    """Of the projects and batches of `new`; and which of the periods that they may count in have rows."""
     if not new:
         return [], set()
     project_ids = sorted({task.project_id for task in new})
     begins = {period.starts_on(day) for day in {_day_of(task) for task in new} for period in Period}
-    days = BEGINNINGS.bind(dialect_of(connection), [(day,) for day in sorted(begins)])
-    found = (await rows.execute(connection, _of_projects, PROJECTS, [(i,) for i in project_ids], **days)).all()
+    dialect = dialect_of(connection)
+    bound = BEGINNINGS.bind(dialect, [(day,) for day in sorted(begins)])
+    bound |= BATCHES.bind(dialect, [(i,) for i in sorted({task.batch_id for task in new if task.batch_id})])
+    found = (await rows.execute(connection, _of_projects, PROJECTS, [(i,) for i in project_ids], **bound)).all()
     known = {row.id: periods.budget_of(row) for row in found}
     return list(known.values()), {(row.id, row.starts_on) for row in found if row.starts_on is not None}
 
 
 def _of_projects(dialect: str) -> rows.Statement:
-    given, days = PROJECTS.table(dialect), BEGINNINGS.table(dialect)
+    given, days, theirs = PROJECTS.table(dialect), BEGINNINGS.table(dialect), BATCHES.table(dialect)
     opened = sa.and_(
         budget_periods.c.budget_id == budgets.c.id, budget_periods.c.starts_on.in_(sa.select(days.c.starts_on))
     )
-    return (
-        sa.select(*(budgets.c[name] for name in periods.DEFINITION), budget_periods.c.starts_on)
-        .select_from(budgets.outerjoin(budget_periods, opened))
-        .where(budgets.c.project_id.in_(sa.select(given.c.project_id)))
-    )
+
+    def covering(*which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        return (
+            sa.select(*(budgets.c[name] for name in periods.DEFINITION), budget_periods.c.starts_on)
+            .select_from(budgets.outerjoin(budget_periods, opened))
+            .where(*which)
+        )
+
+    # Each by an index of its own: a project's batches of years are many, and none of the other's business.
+    of_all = covering(budgets.c.project_id.in_(sa.select(given.c.project_id)), budgets.c.batch_id.is_(None))
+    return sa.union_all(of_all, covering(budgets.c.batch_id.in_(sa.select(theirs.c.batch_id))))

@@ -27,10 +27,11 @@ Sums = dict[tuple[Any, ...], tuple[int, ...]]
 class RollUp:
     """One of the tables. `key`: its columns up to the shard, which is the last."""
 
-    def __init__(self, table: sa.Table, key: Sequence[str]) -> None:
+    def __init__(self, table: sa.Table, key: Sequence[str], *, counts: Sequence[str] = COUNTS) -> None:
         self.table = table
         self.key = key
-        self._given = Given.of(table, *key, *COUNTS, name=table.name)
+        self._counts = counts
+        self._given = Given.of(table, *key, *counts, name=table.name)
 
     def adding(self, sums: Sums) -> Step:
         """To the rows of these keys, in their order; those that are not there yet begin."""
@@ -41,7 +42,7 @@ class RollUp:
         insert = self._given.insert(dialect, self.table)
         added: Statement = insert.on_conflict_do_update(
             index_elements=list(self.key),
-            set_={name: self.table.c[name] + insert.excluded[name] for name in COUNTS},
+            set_={name: self.table.c[name] + insert.excluded[name] for name in self._counts},
         )
         return added
 

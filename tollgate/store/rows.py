@@ -50,9 +50,7 @@ class Given:
         given = self.table(dialect)
         # SQLite's parser needs a WHERE between SELECT and ON CONFLICT (https://sqlite.org/lang_upsert.html, 2.2).
         source = sa.select(*(given.c[name] for name in self._kinds)).where(sa.true())
-        # Either dialect's has the same methods.
-        insert = cast("postgresql.Insert", sqlite.insert(into)) if dialect == "sqlite" else postgresql.insert(into)
-        return insert.from_select(list(self._kinds), source)
+        return insert_into(dialect, into).from_select(list(self._kinds), source)
 
     def bind(self, dialect: str, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """The parameters for `rows`, whose values stand in the order of the columns."""
@@ -104,6 +102,11 @@ async def execute(
     `build` is a function at module level: it is remembered for good."""
     dialect = dialect_of(connection)
     return await connection.execute(_built(build, dialect), given.bind(dialect, rows) | bound)
+
+
+def insert_into(dialect: str, table: sa.Table) -> postgresql.Insert:
+    """INSERT INTO ..., to be extended; either dialect's has the same methods."""
+    return cast("postgresql.Insert", sqlite.insert(table)) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def returned(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

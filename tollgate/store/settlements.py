@@ -27,13 +27,15 @@ from tollgate.domain.settling import (
     TaskRow,
     abandoned,
     billed,
+    leaves_home,
     resolve,
+    stays,
 )
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import deliveries, reservations, roll_up, rows, transitions
+from tollgate.store import batch_sums, deliveries, reservations, roll_up, rows, transitions
 from tollgate.store.database import WriteConnection
 from tollgate.store.rows import Step
-from tollgate.store.schema import attempts, task_results, tasks, webhooks
+from tollgate.store.schema import attempts, stays_local, task_results, tasks, webhooks
 from tollgate.store.webhooks import ACTIVE
 
 CODE_LENGTH = 64
@@ -42,7 +44,7 @@ MESSAGE_LENGTH = 4_000
 """Enough to see what an upstream meant; some send a page of HTML."""
 LOCKED = (
     "id", "project_id", "key_id", "model", "label", "state", "fence", "cancel_requested_at", "charged_to",
-    "reserved_nano", "reserved_tokens", "callback_url",
+    "reserved_nano", "reserved_tokens", "callback_url", "batch_id",
 )  # fmt: skip
 WRITTEN = ("outcome", "ended_at", "http_status", "error_code", "error_message", *BILL)
 IDS = rows.Given.of(tasks, "id")
@@ -68,7 +70,8 @@ async def settle(
         resolutions.update(zip(positions, settled, strict=False))
         bookings += [booking for resolution in settled for booking in resolution.bookings]
     # Booked once, at the end: the roll-up's rows are taken in one order in the whole transaction.
-    await rows.execute_together(connection, *writes, *roll_up.booking(bookings, shard=shard))
+    sums = (*roll_up.booking(bookings, shard=shard), batch_sums.booking(bookings, shard=shard))
+    await rows.execute_together(connection, *writes, *sums)
     return [resolutions[i] for i in range(len(settlements))]
 
 
@@ -107,24 +110,33 @@ async def _decide_round(connection: WriteConnection, settlements: Sequence[Settl
     """Of settlements that name no task twice."""
     locked = await _lock_tasks(connection, [s.task_id for s in settlements])
     opened = await _read_attempts(connection, [(s.task_id, s.attempt) for s in settlements])
+    kept = await _kept_local(connection, settlements)
 
     def decide(s: Settlement) -> Resolution:
         if s.task_id not in locked:
             return Resolution(settlement=s, task=False, attempt=False)
+        if s.task_id in kept and leaves_home(s):
+            return stays(s, decide)
         return resolve(s, locked[s.task_id], opened.get((s.task_id, s.attempt)), now=now)
 
     resolutions = await reservations.charge(connection, [decide(s) for s in settlements], locked, decide=decide)
     newer = await _abandon_newer(connection, [r.settlement for r in resolutions if r.task and r.late], locked, now)
     decided = [*resolutions, *newer]
     moved = [r for r in resolutions if r.task]
+    changes = [r.settlement for r in moved]
     ended = [r for r in moved if r.settlement.state.ended]
     return decided, (
         _close_attempts([r.settlement for r in decided if r.attempt], now),
-        transitions.moving([r.settlement for r in moved if r.settlement.reroute is None], now),
-        transitions.rerouting([r.settlement for r in moved if r.settlement.reroute is not None], now),
+        transitions.moving([s for s in changes if s.reroute is None and not _unbatched(s)], now),
+        transitions.rerouting([s for s in changes if s.reroute is not None], now),
+        transitions.unbatching([s for s in changes if _unbatched(s)], now),
         _keep_results(ended),
         await deliveries.of_ends(connection, ended, locked, now=now),
     )
+
+
+def _unbatched(settlement: Settlement) -> bool:
+    return settlement.unbatched and settlement.state is TaskState.QUEUED
 
 
 async def _lock_tasks(connection: WriteConnection, ids: Sequence[UUID]) -> dict[UUID, TaskRow]:
@@ -145,6 +157,7 @@ def _task_row(  # noqa: PLR0917 - one for each column
     reserved_nano: int | None,
     reserved_tokens: int | None,
     callback_url: str | None,
+    batch_id: UUID | None,
     watched: bool,
 ) -> TaskRow:
     """Of the columns of LOCKED and `watched`, by position: an attribute of a row takes ten times as long."""
@@ -162,17 +175,31 @@ def _task_row(  # noqa: PLR0917 - one for each column
         reserved_tokens=reserved_tokens or 0,
         callback_url=callback_url,
         watched=bool(watched),
+        batch_id=batch_id,
     )
 
 
 def _locking(dialect: str) -> rows.Statement:
-    watched = sa.exists().where(webhooks.c.project_id == tasks.c.project_id, ACTIVE)
+    watched = sa.exists().where(webhooks.c.project_id == tasks.c.project_id, ACTIVE, tasks.c.batch_id.is_(None))
     return (
         sa.select(*(tasks.c[name] for name in LOCKED), watched.label("watched"))
         .where(tasks.c.id.in_(sa.select(IDS.table(dialect).c.id)))
         .order_by(tasks.c.id)
         .with_for_update()
     )
+
+
+async def _kept_local(connection: WriteConnection, settlements: Sequence[Settlement]) -> set[UUID]:
+    """Those that are not bought elsewhere, whatever their model's fallbacks: lines of batches via local."""
+    leaving = [s.task_id for s in settlements if leaves_home(s)]
+    if not leaving:
+        return set()
+    return set((await rows.execute(connection, _keeping_local, IDS, [(i,) for i in sorted(leaving)])).scalars())
+
+
+def _keeping_local(dialect: str) -> rows.Statement:
+    named = tasks.c.id.in_(sa.select(IDS.table(dialect).c.id))
+    return sa.select(tasks.c.id).where(named, tasks.c.batch_id.is_not(None), stays_local(tasks.c.batch_id))
 
 
 async def _read_attempts(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +12,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from tollgate.domain.states import AttemptOutcome, TaskState
+from tollgate.domain.errors import InvalidRequestError
+from tollgate.domain.retention import ERASED
+from tollgate.domain.states import STATUSES, AttemptOutcome, TaskState
 from tollgate.store import rows
 from tollgate.store.database import ReadConnection
-from tollgate.store.schema import attempts, task_requests, task_results, tasks
+from tollgate.store.schema import LINE_FAILED, LINE_STANDS, attempts, task_requests, task_results, tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class Attempt:
     prompt_tokens: int | None
     cached_tokens: int | None
     completion_tokens: int | None
+    engine_us: int | None
+    """Its share of a local engine's time."""
     price_id: str | None
     price_tier: str | None
     cost_nano: int | None
@@ -51,6 +57,8 @@ class Task:
     project_id: UUID
     key_id: str
     batch_id: UUID | None
+    line: int | None
+    """Of its batch's input, from 1."""
     custom_id: str | None
     request_id: str | None
     label: str | None
@@ -71,6 +79,10 @@ class Task:
     result: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    erased: bool = False
+    """Its answer, or the message of its error, is there no more."""
+    prompt_erased: bool = False
+    """Nor is what was asked, and its metadata."""
     attempts: tuple[Attempt, ...] = ()
     answered_by: str | None = None
     """Upstream and model there, `zhipu/glm-4.7`, of the attempt that answered; None: none has."""
@@ -91,10 +103,11 @@ class Filter:
 
 
 NARROW = (
-    "id", "project_id", "key_id", "batch_id", "custom_id", "request_id", "label", "endpoint", "model", "route", "lane",
-    "state", "tries", "not_before", "deadline", "cancel_requested_at", "created_at", "started_at", "ended_at",
+    "id", "project_id", "key_id", "batch_id", "line", "custom_id", "request_id", "label", "endpoint", "model", "route",
+    "lane", "state", "tries", "not_before", "deadline", "cancel_requested_at", "created_at", "started_at", "ended_at",
     "callback_url",
 )  # fmt: skip
+TOLD = (*NARROW, "metadata", "result", "error_code", "error_message", "erased", "prompt_erased")
 IDS = rows.Given.of(tasks, "id")
 OWNED = rows.Given.of(tasks, "project_id", "id")
 Owned = tuple[UUID, UUID]
@@ -104,22 +117,18 @@ ANSWER = AttemptOutcome.SUCCEEDED
 ANSWERED = attempts.c.outcome == ANSWER
 
 
-async def by_ids(
-    connection: ReadConnection, ids: Sequence[UUID], *, project_id: UUID, with_attempts: bool = True
-) -> dict[UUID, Task]:
-    """The project's tasks among `ids`, with results, and with attempts where wanted."""
-    found = await owned(connection, [(project_id, i) for i in ids], with_attempts=with_attempts)
+async def by_ids(connection: ReadConnection, ids: Sequence[UUID], *, project_id: UUID) -> dict[UUID, Task]:
+    """The project's tasks among `ids`, by id, with results and attempts."""
+    found = await owned(connection, [(project_id, i) for i in ids])
     return {task_id: task for (_, task_id), task in found.items()}
 
 
-async def owned(
-    connection: ReadConnection, asked: Sequence[Owned], *, with_attempts: bool = True, with_results: bool = True
-) -> dict[Owned, Task]:
+async def owned(connection: ReadConnection, asked: Sequence[Owned], *, with_results: bool = True) -> dict[Owned, Task]:
     """The same of several projects: those of `asked` that are the project's they are asked for."""
     build = _owned if with_results else _owned_without_results
     found = (await rows.execute(connection, build, OWNED, list(dict.fromkeys(asked)))).all()
-    bought = await _attempts(connection, [row.id for row in found]) if with_attempts and found else {}
-    return {(row.project_id, row.id): _task(row, bought.get(row.id, ())) for row in found}
+    told = [_task(list(same)) for _, same in itertools.groupby(found, key=operator.itemgetter(0))]
+    return {(one.project_id, one.id): one for one in told}
 
 
 async def page(
@@ -127,19 +136,32 @@ async def page(
 ) -> list[Task]:
     """Up to `limit` tasks, newest first, older than `after`: keyset paging on the id, which sorts by time.
 
-    With their results, without their attempts."""
+    Those of one batch come in the order of its input, each line once, as what it is now. With their results, without
+    their attempts. Raises InvalidRequestError where `after` is none of the batch's."""
     conditions = [tasks.c.project_id == project_id, *_conditions(where)]
     if after is not None:
-        conditions.append(tasks.c.id < after)
+        conditions.append(tasks.c.id < after if where.batch_id is None else await _past(connection, after, where))
     answering = sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == task_results.c.attempt, ANSWERED)
     statement = (
-        _select(*conditions)
+        _select()
+        .where(*conditions)
         .add_columns((attempts.c.upstream + "/" + attempts.c.upstream_model).label("answered_by"))
         .outerjoin(attempts, answering)
-        .order_by(tasks.c.id.desc())
+        .order_by(tasks.c.id.desc() if where.batch_id is None else tasks.c.line)
         .limit(limit)
     )
-    return [Task(**_told(row)) for row in (await connection.execute(statement)).all()]
+    found = (await connection.execute(statement)).all()
+    return [Task(**{**row._mapping, "state": TaskState(row.state)}) for row in found]
+
+
+async def _past(connection: ReadConnection, after: UUID, where: Filter) -> sa.ColumnElement[bool]:
+    """Also after a task of a line that has been tried again since."""
+    statement = sa.select(tasks.c.line).where(tasks.c.id == after, tasks.c.batch_id == where.batch_id)
+    line = (await connection.execute(statement)).scalar()
+    if line is None:
+        raise InvalidRequestError(f"after: {after} is no task of batch {where.batch_id}", field="after")
+    past: sa.ColumnElement[bool] = tasks.c.line > line
+    return past
 
 
 async def ended_among(connection: ReadConnection, ids: Sequence[UUID]) -> set[UUID]:
@@ -153,33 +175,46 @@ def _ended_of(dialect: str) -> rows.Statement:
 
 
 def _owned(dialect: str) -> rows.Statement:
-    given = OWNED.table(dialect)
-    return _select().join(given, sa.and_(tasks.c.id == given.c.id, tasks.c.project_id == given.c.project_id))
+    return _with_attempts(dialect, task_results.c.body)
 
 
 def _owned_without_results(dialect: str) -> rows.Statement:
+    return _with_attempts(dialect, sa.null())
+
+
+def _with_attempts(dialect: str, result: sa.ColumnElement[Any]) -> rows.Statement:
+    """A row for each attempt, and one for a task without any. The answer, which may be long, is in the first alone."""
     given = OWNED.table(dialect)
-    told = _select(result=sa.null())
-    return told.join(given, sa.and_(tasks.c.id == given.c.id, tasks.c.project_id == given.c.project_id))
+    first = sa.func.coalesce(attempts.c.number, 1) == 1
+    return (
+        _select(sa.case((first, result)))
+        .add_columns(*(attempts.c[name] for name in ATTEMPT))
+        .join(given, sa.and_(tasks.c.id == given.c.id, tasks.c.project_id == given.c.project_id))
+        .outerjoin(attempts, attempts.c.task_id == tasks.c.id)
+        .order_by(tasks.c.id, attempts.c.number)
+    )
 
 
-def _select(*conditions: Any, result: sa.ColumnElement[Any] = task_results.c.body) -> sa.Select[Any]:
+def _select(result: sa.ColumnElement[Any] = task_results.c.body) -> sa.Select[Any]:
     return (
         sa.select(
             *(tasks.c[name] for name in NARROW),
             task_requests.c.metadata,
             result.label("result"),
-            task_results.c.error_code,
+            sa.func.nullif(task_results.c.error_code, sa.literal(ERASED, literal_execute=True)).label("error_code"),
             task_results.c.error_message,
+            sa.func.coalesce(task_results.c.erased, sa.false()).label("erased"),
+            task_requests.c.task_id.is_(None).label("prompt_erased"),
         )
         .outerjoin(task_requests, task_requests.c.task_id == tasks.c.id)
         .outerjoin(task_results, task_results.c.task_id == tasks.c.id)
-        .where(*conditions)
     )
 
 
 def _conditions(where: Filter) -> list[Any]:
     conditions: list[Any] = []
+    if where.batch_id is not None:
+        conditions.append(LINE_FAILED if where.states and where.states <= STATUSES["FAIL"] else LINE_STANDS)
     if where.states is not None:
         conditions.append(tasks.c.state.in_(sorted(where.states)))
     for name in ("model", "label", "batch_id", "custom_id", "request_id"):
@@ -192,27 +227,14 @@ def _conditions(where: Filter) -> list[Any]:
     return conditions
 
 
-async def _attempts(connection: ReadConnection, ids: Sequence[UUID]) -> dict[UUID, tuple[Attempt, ...]]:
-    found: dict[UUID, tuple[Attempt, ...]] = {}
-    for task_id, *values in (await rows.execute(connection, _attempts_of, IDS, [(i,) for i in ids])).all():
-        told = dict(zip(ATTEMPT, values, strict=True))
-        attempt = Attempt(**{**told, "outcome": AttemptOutcome(told["outcome"])})
-        found[task_id] = (*found.get(task_id, ()), attempt)
-    return found
-
-
-def _attempts_of(dialect: str) -> rows.Statement:
-    return (
-        sa.select(attempts.c.task_id, *(attempts.c[name] for name in ATTEMPT))
-        .where(attempts.c.task_id.in_(sa.select(IDS.table(dialect).c.id)))
-        .order_by(attempts.c.task_id, attempts.c.number)
-    )
-
-
-def _task(row: Any, bought: tuple[Attempt, ...]) -> Task:
+def _task(found: Sequence[Sequence[Any]]) -> Task:
+    """Of the rows of one task. By position: an attribute of a row takes ten times as long."""
+    bought = tuple(_attempt(row[len(TOLD) :]) for row in found if row[len(TOLD)] is not None)
     answered_by = next((f"{a.upstream}/{a.upstream_model}" for a in bought if a.outcome is ANSWER), None)
-    return Task(**_told(row), attempts=bought, answered_by=answered_by)
+    told = dict(zip(TOLD, found[0], strict=False))
+    return Task(**{**told, "state": TaskState(told["state"])}, attempts=bought, answered_by=answered_by)
 
 
-def _told(row: Any) -> dict[str, Any]:
-    return {**row._mapping, "state": TaskState(row.state)}
+def _attempt(values: Sequence[Any]) -> Attempt:
+    told = dict(zip(ATTEMPT, values, strict=True))
+    return Attempt(**{**told, "outcome": AttemptOutcome(told["outcome"])})

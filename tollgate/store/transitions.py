@@ -24,6 +24,7 @@ REROUTED = rows.Given(
     TRANSITION | {name: tasks.c[name].type for name in REROUTE} | {"refused": tasks.c.refused_attempts.type},
     name="rerouted",
 )
+UNBATCHED = rows.Given(TRANSITION | {"released": tasks.c.refused_attempts.type}, name="unbatched")
 _of_reroute = operator.attrgetter(*REROUTE)
 
 
@@ -49,6 +50,12 @@ def rerouting(moved: Sequence[Settlement], now: datetime) -> Step:
     return Step(_rerouting, REROUTED, values)
 
 
+def unbatching(moved: Sequence[Settlement], now: datetime) -> Step:
+    """The same, of lines that their upstream batch did not answer."""
+    values = [(*_transition(s, now), int(s.releases)) for s in moved]
+    return Step(_unbatching, UNBATCHED, values)
+
+
 def _moving(dialect: str) -> rows.Statement:
     given = MOVED.table(dialect)
     return _changing(given, route_tries=tasks.c.route_tries + given.c.on_route)
@@ -68,6 +75,22 @@ def _rerouting(dialect: str) -> rows.Statement:
         # Each purchase reserves anew: at the price of the place where it is made.
         reserved_nano=sa.case((counted, sa.func.coalesce(given.c.reserved_nano, 0))),
         reserved_tokens=sa.case((counted, given.c.reserved_tokens)),
+    )
+
+
+def _unbatching(dialect: str) -> rows.Statement:
+    given = UNBATCHED.table(dialect)
+
+    def kept(column: sa.Column[Any]) -> sa.Case[Any]:
+        return sa.case((given.c.released == 0, column))
+
+    return _changing(
+        given,
+        upstream_batch_id=None,
+        # What was billed counts where it was charged: the line is begun, and keeps its place in its budgets.
+        started_at=sa.case((given.c.released == 0, sa.func.coalesce(tasks.c.started_at, given.c.not_before))),
+        refused_attempts=tasks.c.refused_attempts + given.c.released,
+        **{name: kept(tasks.c[name]) for name in ("reserved_nano", "reserved_tokens", "charged_to")},
     )
 
 

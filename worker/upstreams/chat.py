@@ -55,8 +55,9 @@ class ChatUpstream:
                         streamed.done = True
                         break
                     streamed.take(data)
-        except UpstreamError:
+        except UpstreamError as error:
             if not streamed.whole:  # what breaks after the answer's end takes nothing from it
+                error.usage = error.usage or streamed.usage
                 raise
         return streamed.answer()
 

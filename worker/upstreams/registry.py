@@ -19,13 +19,19 @@ class Connected:
     spec: UpstreamSpec
     upstream: Upstream
     credentials: tuple[str, ...]
+    slots: int | None = None
+    """Calls that an upstream in this process takes at once; None: `spec.max_in_flight` is the fleet's, and how much
+    of it is taken is learned."""
 
 
-def connect(catalog: Catalog, *, environment: Mapping[str, str]) -> dict[str, Connected]:
-    """Upstreams by name, less those whose keys are not set: tasks for them wait. Call within the loop.
+def connect(
+    catalog: Catalog, *, environment: Mapping[str, str], local: Mapping[str, Connected] | None = None
+) -> dict[str, Connected]:
+    """Upstreams by name, less those whose keys are not set, and local ones that are not this process's (`local`): tasks
+    for them wait, or are others'. Call within the loop.
 
     Raises SettingsError where no upstream at all can be called."""
-    connected = {}
+    connected = dict(local or {})
     for spec in catalog.upstreams.values():
         secrets = secrets_of(spec, environment)
         if spec.kind == "local" or (spec.credentials and not secrets):
@@ -35,7 +41,10 @@ def connect(catalog: Catalog, *, environment: Mapping[str, str]) -> dict[str, Co
         connected[spec.name] = Connected(spec=spec, upstream=upstream, credentials=tuple(secrets) or ("",))
     if not connected:
         if all(spec.kind == "local" for spec in catalog.upstreams.values()):
-            raise SettingsError("models.toml has no upstream to call: add an [[upstream]] of kind zhipu or openai")
+            raise SettingsError(
+                "models.toml has no upstream to call: add an [[upstream]] of kind zhipu or openai, or serve a local "
+                "one with --model PATH"
+            )
         wanted = sorted({c.name for spec in catalog.upstreams.values() for c in spec.credentials})
         raise SettingsError(f"no upstream has a key: set {' or '.join(wanted)}, or run the embedded mode's simulator")
     return connected

@@ -1,7 +1,7 @@
 """An answer that comes as a stream of chunks, put together as it would have come in one piece.
 
 Chunks are `{"id", "created", "model", "choices": [{"index", "delta", "finish_reason"}], "usage"}`, in ZhipuAI's form
-(usage in the last one) and in OpenAI's (usage in one without choices).
+(usage in the last one) and in OpenAI's (usage in one without choices; vLLM and SGLang can tell it with each).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from tollgate.domain.errors import UpstreamError
-from tollgate.domain.usage import parse_usage
+from tollgate.domain.usage import TokenUsage, parse_usage
 from worker.upstreams.upstream import Answer, Writer
 from worker.upstreams.wire import refusal_of
 
@@ -58,6 +58,11 @@ class StreamedAnswer:
         self._finish_reason = reason if isinstance(reason, str) and reason else self._finish_reason
 
     @property
+    def usage(self) -> TokenUsage | None:
+        """As last told."""
+        return parse_usage(self._usage)
+
+    @property
     def whole(self) -> bool:
         """The model, or the upstream, said that it had ended."""
         return self.done or self._finish_reason is not None
@@ -65,8 +70,8 @@ class StreamedAnswer:
     def answer(self) -> Answer:
         """Raises UpstreamError (cut) where the stream ended before the answer did."""
         if not self.whole:
-            raise UpstreamError("the stream ended before the answer did", kind="cut")
-        usage = parse_usage(self._usage)
+            raise UpstreamError("the stream ended before the answer did", kind="cut", usage=self.usage)
+        usage = self.usage
         reason = self._finish_reason or "stop"
         choice = {"index": 0, "finish_reason": reason, "message": self._writer.record.message()}
         body = {**self._head, "choices": [choice]} | ({"usage": self._usage} if usage else {})

@@ -10,6 +10,10 @@ from tollgate.domain.record import Record
 from tollgate.domain.usage import TokenUsage
 
 
+def _unheard(_usage: TokenUsage) -> None:
+    """Nobody asked."""
+
+
 class Writer(Protocol):
     """Takes what a model writes."""
 
@@ -37,6 +41,10 @@ class Call:
     then nothing is sent."""
     writer: Writer | None = None
     """The answer is asked for as a stream, and its message written here, delta by delta."""
+    urgent: bool = False
+    """Somebody waits for it: where there is a queue, it begins before those that are not."""
+    note_usage: Callable[[TokenUsage], None] = _unheard
+    """Told what a call came to that is stopped before its end, where the upstream knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

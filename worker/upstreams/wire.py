@@ -188,8 +188,9 @@ def _refusal(response: aiohttp.ClientResponse, parsed: Any) -> UpstreamError:
 def refusal_of(
     parsed: Mapping[str, Any], status: int, *, default: str, retry_after_s: float | None = None
 ) -> UpstreamError:
-    """The error in an answer's `error` object; `default` is its message where it has none."""
-    error = parsed.get("error")
+    """The error in an answer's `error` object, or in SGLang's form, which is one itself; `default` is its message where
+    it has none."""
+    error = parsed if parsed.get("object") == "error" else parsed.get("error")
     told = error if isinstance(error, dict) else {}
     code = told.get("code") or told.get("type")
     return UpstreamError(

@@ -12,25 +12,31 @@ from standardwebhooks import Webhook
 
 import tollgate
 from tollgate.domain.keys import MasterKey
+from tollgate.domain.shown import batch as batch_shown
 from tollgate.domain.shown import bought, moment
 from tollgate.domain.webhooks import Event, body_of, callback_secret, endpoint_secret, message_id
-from tollgate.store import tasks
+from tollgate.store import batches, tasks
 from tollgate.store.database import Database
 from tollgate.store.sending import Claimed
 from tollgate.store.tasks import Task
 
 
 async def bodies(database: Database, claimed: Sequence[Claimed], *, currency: str) -> dict[UUID, str]:
-    """Delivery -> its JSON. Without those whose task is not there any more.
+    """Delivery -> its JSON. Without those whose task or batch is not there any more.
 
     Made anew for each try: a task that has ended stays as it is, but for what a bill says of it later."""
     asked = [(one.project_id, one.task_id) for one in claimed if one.task_id is not None]
     async with database.read() as connection:
         found = await tasks.owned(connection, asked, with_results=False) if asked else {}
+        ended = await batches.by_ids(connection, [one.batch_id for one in claimed if one.batch_id is not None])
     made = {}
     for one in claimed:
         task = None if one.task_id is None else found.get((one.project_id, one.task_id))
-        if task is not None:
+        batch = None if one.batch_id is None else ended.get(one.batch_id)
+        if batch is not None:
+            shown = batch_shown(batch, currency=currency)
+            made[one.id] = body_of(one.event, at=batch.ended_at or one.created_at, data=shown)
+        elif task is not None:
             made[one.id] = body_of(one.event, at=task.ended_at or one.created_at, data=_task(task, currency))
         elif one.event == Event.WEBHOOK_TEST:
             made[one.id] = body_of(one.event, at=one.created_at, data={"webhook_id": str(one.webhook_id)})

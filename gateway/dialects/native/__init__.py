@@ -1,18 +1,42 @@
-"""The native API: tasks, usage, budgets, models, prices, keys, projects, webhooks. Bodies as README and /docs show
-them."""
+"""The native API: tasks, files, usage, budgets, models, prices, keys, projects, webhooks. Bodies as README and /docs
+show them."""
 
 from __future__ import annotations
 
-from gateway.dialects.native import accounts, budgets, deliveries, events, keys, models, parse, tasks, webhooks
+from gateway.batch_body import BatchBody, ResumeBody
+from gateway.dialects.native import (
+    accounts,
+    batch_estimates,
+    batch_results,
+    batches,
+    budgets,
+    deliveries,
+    events,
+    files,
+    keys,
+    models,
+    projects,
+    tasks,
+    webhooks,
+)
 from gateway.dialects.native.errors import answer
+from gateway.task_body import TaskBody
 
-ROUTERS = tuple(part.router for part in (tasks, events, accounts, budgets, models, keys, deliveries, webhooks))
+PARTS = (
+    tasks, events, files, batches, batch_estimates, batch_results, accounts, budgets, models, keys, projects,
+    deliveries, webhooks,
+)  # fmt: skip
+ROUTERS = tuple(part.router for part in PARTS)
 
 BODIES = (
-    parse.TaskBody,
+    TaskBody,
+    BatchBody,
+    ResumeBody,
+    batch_estimates.EstimateBody,
     keys.KeyBody,
     keys.LimitsBody,
-    keys.ProjectBody,
+    projects.ProjectBody,
+    projects.RetentionBody,
     budgets.BudgetBody,
     webhooks.WebhookBody,
 )

@@ -19,12 +19,17 @@ ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.InvalidRequestError, 400, "invalid_request"),
     (errors.UnknownModelError, 400, "unknown_model"),
     (errors.PayloadTooLargeError, 413, "too_large"),
+    (errors.FileInUseError, 409, "in_use"),
+    (errors.StorageFullError, 507, "storage_full"),
+    (errors.FilesUnavailableError, 503, "unavailable"),
     (errors.AuthenticationError, 401, "unauthorized"),
     (errors.BudgetExceededError, 402, "budget_exceeded"),
     (errors.RateLimitedError, 429, "rate_limited"),
     (errors.PermissionDeniedError, 403, "forbidden"),
     (errors.NotFoundError, 404, "not_found"),
     (errors.RequestIdConflictError, 409, "conflict"),
+    (errors.StillOpenError, 409, "still_open"),
+    (errors.ErasedError, 410, "erased"),
     (errors.StoreUnavailableError, 503, "unavailable"),
 )
 
@@ -37,6 +42,7 @@ class Problem(pydantic.BaseModel):
     reason: str | None = pydantic.Field(None, description="of a refused key: missing, malformed, unknown, ...")
     known: list[str] | None = pydantic.Field(None, description="of an unknown model: the names there are")
     task_id: str | None = pydantic.Field(None, description="of a conflict: the task that has this request_id")
+    batch_id: str | None = pydantic.Field(None, description="of a file in use: the batch that is read from it")
     budget_id: str | None = pydantic.Field(None, description="of an exceeded budget")
     left: dict[str, str | int] | None = pydantic.Field(
         None, description='what that budget has left: "cost" a decimal string, "tokens" a count; only what it limits'
@@ -92,11 +98,13 @@ def _details(error: Exception, at: str) -> dict[str, Any]:
             told = {"limit": error.limit, "limit_value": error.allowed, "limit_left": error.left}
         case errors.RequestIdConflictError():
             told = {"task_id": error.task_id}
+        case errors.FileInUseError():
+            told = {"batch_id": error.batch_id}
     return told
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, errors.StoreUnavailableError):
+    if _status(error)[0] == 503:
         return {"Retry-After": str(RETRY_AFTER_S)}
     if isinstance(error, errors.AuthenticationError):
         return {"WWW-Authenticate": "Bearer"}

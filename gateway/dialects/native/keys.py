@@ -1,5 +1,4 @@
-"""/keys with their limits, and /projects: for admins. A key's text is shown once, when it is made; its secret is stored
-nowhere."""
+"""/keys with their limits: for admins. A key's text is shown once, when it is made; its secret is stored nowhere."""
 
 from __future__ import annotations
 
@@ -35,12 +34,6 @@ KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Limit = Annotated[int, pydantic.Field(ge=1, le=MAX_LIMIT)]
 LIMIT_RULE = f"an integer from 1 to {MAX_LIMIT}; null: not limited"
 NAME_RULE = "1 to 64 characters, no control characters"
-
-
-class ProjectBody(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
-    name: Name = pydantic.Field(description=NAME_RULE)
 
 
 class LimitsBody(pydantic.BaseModel):
@@ -138,29 +131,6 @@ def _require_key_id(text: str) -> str:
     if not KEY_ID.fullmatch(text):
         raise NotFoundError("key", text)
     return text
-
-
-@router.get("/projects")
-async def list_projects(services: ServicesDep, key: KeyDep) -> fastapi.Response:
-    require_admin(key)
-    async with services.database.read() as connection:
-        found = await keys.list_projects(connection)
-    return json_response({"object": "list", "data": [_project(one) for one in found]})
-
-
-@router.post("/projects", status_code=201, openapi_extra=body_of(ProjectBody))
-async def create_project(request: fastapi.Request, services: ServicesDep, key: KeyDep) -> fastapi.Response:
-    """A project of that name; one that is there is answered as it is."""
-    require_admin(key)
-    body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
-    asked = validation.check(body, ProjectBody)
-    async with services.database.write() as connection:
-        made = await keys.add_project(connection, asked.name, now=datetime.now(UTC))
-    return json_response(_project(made), status=201)
-
-
-def _project(one: keys.Project) -> dict[str, Any]:
-    return {"id": str(one.id), "name": one.name, "created_at": render.time(one.created_at)}
 
 
 def _shown(key: Key, created_at: datetime) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from gateway.dialects.native import render
 from gateway.dialects.native.errors import RESPONSES, answer
 from gateway.dialects.route import KeyDep, json_response, route_class
 from gateway.services import Services, ServicesDep
+from tollgate.domain import shown
 from tollgate.domain.prices import Price, PriceTable, Tier
 from tollgate.domain.routing import Model
 from tollgate.store import price_list
@@ -20,7 +21,7 @@ router = fastapi.APIRouter(tags=["models"], route_class=route_class(answer), res
 
 @router.get("/models")
 async def list_models(services: ServicesDep, key: KeyDep) -> fastapi.Response:
-    """The models this key may use, each with where it runs and its price now (per million tokens)."""
+    """The models this key may use, each with where it runs and its price now, per million tokens or by the second."""
     prices = await _prices(services)
     models = services.catalog.models.values()
     allowed = [m for m in models if key.may_use(m.name, *m.aliases)]
@@ -29,7 +30,7 @@ async def list_models(services: ServicesDep, key: KeyDep) -> fastapi.Response:
 
 @router.get("/prices")
 async def list_prices(services: ServicesDep, _key: KeyDep) -> fastapi.Response:
-    """The price versions in force now, per million tokens."""
+    """The price versions in force now, per million tokens or by the second of an engine's time."""
     prices, now = await _prices(services), datetime.now(UTC)
     routes = sorted({(r.upstream, r.model) for m in services.catalog.models.values() for r in m.routes})
     in_force = [price for route in routes if (price := prices.find(*route, at=now))]
@@ -40,6 +41,7 @@ async def list_prices(services: ServicesDep, _key: KeyDep) -> fastapi.Response:
             "model": price.model,
             "valid_from": render.time(price.valid_from),
             "tiers": [_tier(tier) for tier in price.tiers],
+            "engine": shown.engine(price.engine),
         }
         for price in in_force
     ]
@@ -71,7 +73,8 @@ def _model(services: Services, prices: PriceTable, model: Model) -> dict[str, An
 
 
 def _price(price: Price) -> dict[str, Any]:
-    return {"currency": price.currency, "tiers": [_tier(tier) for tier in price.tiers]}
+    tiers = [_tier(tier) for tier in price.tiers]
+    return {"currency": price.currency, "tiers": tiers, "engine": shown.engine(price.engine)}
 
 
 def _tier(tier: Tier) -> dict[str, Any]:

@@ -39,7 +39,15 @@ def accepted(one: Accepted, request: TaskRequest) -> dict[str, Any]:
     }
 
 
-def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: bool = True) -> dict[str, Any]:
+def task(
+    one: Task,
+    *,
+    currency: str,
+    with_result: bool = True,
+    with_attempts: bool = True,
+    waiting_reason: str | None = None,
+) -> dict[str, Any]:
+    """`waiting_reason`: why it cannot begin now, where it is queued and that is known."""
     upstream, _, upstream_model = (one.answered_by or "").partition("/")
     told: dict[str, Any] = {
         "id": str(one.id),
@@ -56,6 +64,7 @@ def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: b
         "metadata": _as_stored(one.metadata),
         "priority": priority_of(one.lane),
         "batch_id": str(one.batch_id) if one.batch_id else None,
+        "line": one.line,
         "callback_url": one.callback_url,
         "created_at": time(one.created_at),
         "started_at": time(one.started_at),
@@ -64,7 +73,10 @@ def task(one: Task, *, currency: str, with_result: bool = True, with_attempts: b
         "expires_at": time(one.deadline),
         "cancel_requested_at": time(one.cancel_requested_at),
         "tries": one.tries,
+        "waiting_reason": waiting_reason,
         "error": {"code": one.error_code, "message": one.error_message} if one.error_code else None,
+        "erased": one.erased,
+        "prompt_erased": one.prompt_erased,
     }
     if with_result:
         told["result"] = _as_stored(one.result)
@@ -90,6 +102,7 @@ def _attempt(one: Attempt) -> dict[str, Any]:
         "prompt_tokens": one.prompt_tokens,
         "cached_tokens": one.cached_tokens,
         "completion_tokens": one.completion_tokens,
+        "engine_seconds": shown.seconds(one.engine_us),
         "cost": money(one.cost_nano),
         "cost_estimated": one.cost_estimated,
         "possible_cost": money(one.possible_cost_nano),
@@ -104,7 +117,7 @@ def counts(sums: Sequence[int]) -> dict[str, Any]:
     """A group of /usage; `sums` in the order of the store's USAGE_COUNTS."""
     (
         succeeded, failed, attempts, attempts_failed, uncertain, unpriced, estimated, prompt, cached, completion,
-        cost_nano, possible_cost_nano,
+        engine_us, cost_nano, possible_cost_nano,
     ) = sums  # fmt: skip
     return {
         "tasks": succeeded + failed,
@@ -119,6 +132,7 @@ def counts(sums: Sequence[int]) -> dict[str, Any]:
         "cached_tokens": cached,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "engine_seconds": shown.seconds(engine_us),
         "cost": format_nano(cost_nano),
         "possible_cost": format_nano(possible_cost_nano),
     }

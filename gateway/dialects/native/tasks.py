@@ -1,8 +1,8 @@
-"""/tasks: submit, query, list, cancel."""
+"""/tasks: submit, query, list, cancel, delete."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import fastapi
 
@@ -15,14 +15,17 @@ from gateway.openapi import body_of
 from gateway.querying import cancel_task, read_task, read_tasks
 from gateway.services import Services, ServicesDep
 from gateway.submitting import submit_all, submit_one
+from gateway.task_body import TaskBody
 from tollgate.domain.ids import parse_id
+from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Key
-from tollgate.store import tasks
+from tollgate.store import erasing, tasks
+from tollgate.store.tasks import Task
 
 router = fastapi.APIRouter(prefix="/tasks", tags=["tasks"], route_class=route_class(answer), responses=RESPONSES)
 
 
-@router.post("", status_code=202, openapi_extra=body_of(parse.TaskBody, or_list=True))
+@router.post("", status_code=202, openapi_extra=body_of(TaskBody, or_list=True))
 async def submit(request: fastapi.Request) -> fastapi.Response:
     """Submit one task, or a list, all or nothing. Answers ids, after they are committed."""
     services, key = await caller(request)
@@ -46,9 +49,8 @@ async def query(services: ServicesDep, key: KeyDep, asked: Annotated[TasksQuery,
         found = await tasks.page(
             connection, project_id=key.project_id, where=asked.filter(), limit=asked.limit + 1, after=asked.after
         )
-    page, currency = found[: asked.limit], services.settings.currency
-    with_result = asked.include == "result"
-    data = [render.task(one, currency=currency, with_result=with_result, with_attempts=False) for one in page]
+    page, with_result = found[: asked.limit], asked.include == "result"
+    data = [_shown(services, one, with_result=with_result, with_attempts=False) for one in page]
     last_id = str(page[-1].id) if page else None
     return json_response({"object": "list", "data": data, "has_more": len(found) > asked.limit, "last_id": last_id})
 
@@ -59,7 +61,7 @@ async def get(request: fastapi.Request) -> fastapi.Response:
     services, key = await caller(request)
     task_id, wait_s = task_asked(request)
     one = await read_task(services, key, task_id, wait_s=wait_s)
-    return json_response(render.task(one, currency=services.settings.currency))
+    return json_response(_shown(services, one))
 
 
 @router.post("/{task_id}/cancel")
@@ -67,13 +69,33 @@ async def cancel(task_id: str, services: ServicesDep, key: KeyDep) -> fastapi.Re
     """A queued task ends at once; a running one when its worker has stopped it. What has ended stays as it is."""
     await cancel_task(services, key, require_id(task_id))
     one = await read_task(services, key, require_id(task_id))
-    return json_response(render.task(one, currency=services.settings.currency))
+    return json_response(_shown(services, one))
+
+
+@router.delete("/{task_id}")
+async def delete(task_id: str, services: ServicesDep, key: KeyDep) -> fastapi.Response:
+    """Erase the texts of a task that has ended: prompt, metadata, answer, error messages. What it cost stays."""
+    async with services.database.write() as connection:
+        await erasing.erase_task(connection, require_id(task_id), project_id=key.project_id)
+    one = await read_task(services, key, require_id(task_id))
+    return json_response(_shown(services, one))
 
 
 async def _by_ids(services: Services, key: Key, names: list[str], *, wait_s: float) -> fastapi.Response:
     ids = {name: parse_id(name) for name in names}
     known = [i for i in ids.values() if i is not None]
     found = await read_tasks(services, key, known, wait_s=wait_s)
-    data = [render.task(found[i], currency=services.settings.currency) for i in known if i in found]
+    data = [_shown(services, found[i]) for i in known if i in found]
     missing = [name for name, i in ids.items() if i not in found]
     return json_response({"object": "list", "data": data, "missing": missing})
+
+
+def _shown(services: Services, one: Task, *, with_result: bool = True, with_attempts: bool = True) -> dict[str, Any]:
+    waits = one.state is TaskState.QUEUED
+    return render.task(
+        one,
+        currency=services.settings.currency,
+        with_result=with_result,
+        with_attempts=with_attempts,
+        waiting_reason=services.fleet.why_waiting(one.route, one.lane) if waits else None,
+    )

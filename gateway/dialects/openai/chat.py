@@ -7,15 +7,14 @@ from typing import Any
 
 import fastapi
 
+from gateway import openai_answers
 from gateway.bodies import read_json, require_object
-from gateway.dialects.openai import render
 from gateway.dialects.openai.answering import answer_of
-from gateway.dialects.openai.chat_body import OpenAIChatBody, task_of
-from gateway.dialects.openai.errors import RESPONSES, TYPES, answer, failed_task, problem
+from gateway.dialects.openai.errors import RESPONSES, answer, failed_task
 from gateway.dialects.route import caller, route_class
-from gateway.dialects.zhipu_v4.errors import end_of
 from gateway.event_stream import frame
 from gateway.following import Wrote
+from gateway.openai_chat_body import OpenAIChatBody, task_of
 from gateway.openapi import body_of
 from gateway.services import Services
 from gateway.streaming import stream
@@ -41,7 +40,7 @@ async def complete(request: fastapi.Request) -> fastapi.Response:
     if asked.stream:
         frames = OpenAIFrames(task_id=str(accepted.id), model=asked.model, with_usage=with_usage)
         return await stream(request, services, key, accepted, frames)
-    return await answer_of(request, services, key, accepted, render=render.completion)
+    return await answer_of(request, services, key, accepted, render=openai_answers.completion)
 
 
 async def _parse(request: fastapi.Request, services: Services) -> tuple[TaskRequest, bool]:
@@ -65,14 +64,13 @@ class OpenAIFrames:
         return frame(self._chunk(event.delta))
 
     def succeeded(self, task: Task) -> bytes:
-        whole = render.completion(task)
+        whole = openai_answers.completion(task)
         last = frame(self._chunk({}, finish_reason=whole["choices"][0]["finish_reason"]))
         usage = frame({**self._head, "choices": [], "usage": whole["usage"]}) if self._with_usage else b""
         return last + usage + DONE
 
     def failed(self, code: str | None, message: str) -> bytes:
-        status, shown = end_of(code)
-        return frame(problem(message, kind=TYPES.get(status, "server_error"), code=shown))
+        return frame(openai_answers.failure(code, message)[1])
 
     def refused(self, task: Task) -> fastapi.Response:
         return failed_task(task.error_code, task.error_message, task_id=str(task.id))

@@ -9,14 +9,13 @@ from typing import Any
 
 import fastapi
 
-from gateway import embeddings_body
+from gateway import embeddings_body, openai_answers
 from gateway.bodies import read_json, require_object
 from gateway.dialects.openai.answering import answer_of
-from gateway.dialects.openai.chat_body import require_request_id
 from gateway.dialects.openai.errors import RESPONSES, answer
 from gateway.dialects.route import caller, route_class
-from gateway.dialects.zhipu_v4 import render
 from gateway.embeddings_body import EmbeddingsBody
+from gateway.openai_chat_body import require_request_id
 from gateway.openapi import body_of
 from gateway.submitting import submit_one
 from gateway.synchronous import bounded
@@ -41,8 +40,7 @@ async def embed(request: fastapi.Request) -> fastapi.Response:
 
 
 def _shown(one: Task, *, encoded: bool) -> dict[str, Any]:
-    shown = render.embeddings(one)
-    shown["usage"].pop("completion_tokens")
+    shown = openai_answers.embeddings(one)
     if encoded:
         shown["data"] = [{**each, "embedding": _base64(each["embedding"])} for each in shown["data"]]
     return shown

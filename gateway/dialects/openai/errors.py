@@ -11,7 +11,7 @@ import pydantic
 from starlette.exceptions import HTTPException
 
 from gateway.dialects.route import json_response
-from gateway.dialects.zhipu_v4.errors import end_of
+from gateway.openai_answers import failure, problem
 from gateway.openapi import error_answers
 from tollgate.domain import errors
 
@@ -28,11 +28,13 @@ ANSWERS: tuple[tuple[type[Exception], int, str, str | None, dict[str, str]], ...
     (errors.NotFoundError, 404, "invalid_request_error", "not_found", {}),
     (errors.BudgetExceededError, 429, "insufficient_quota", "insufficient_quota", FINAL),
     (errors.RequestIdConflictError, 400, "invalid_request_error", "request_id_conflict", {}),
+    (errors.FileInUseError, 400, "invalid_request_error", "file_in_use", {}),
+    (errors.StorageFullError, 507, "server_error", "storage_full", FINAL),
+    (errors.FilesUnavailableError, 503, "server_error", "files_unavailable", AGAIN),
+    (errors.ErasedError, 410, "invalid_request_error", "erased", {}),
     (errors.StoreUnavailableError, 503, "server_error", "store_unavailable", AGAIN),
 )
 """Exception -> status, type, code and headers."""
-TYPES = {400: "invalid_request_error", 403: "invalid_request_error", 429: "rate_limit_error"}
-"""Of a failed task, by the status of its end; any other is a server_error."""
 
 
 class OpenAIProblem(pydantic.BaseModel):
@@ -68,14 +70,9 @@ def answer(error: Exception) -> fastapi.Response:
 
 def failed_task(code: str | None, message: str | None, *, task_id: str) -> fastapi.Response:
     """The answer of a call whose task failed: final, the gateway has already retried."""
-    status, shown = end_of(code)
+    status, body = failure(code, f"{message or 'the task failed'} (task {task_id})")
     headers = {**FINAL, **(AGAIN if status in (429, 503) else {})}
-    told = f"{message or 'the task failed'} (task {task_id})"
-    return error_response(status, told, kind=TYPES.get(status, "server_error"), code=shown, headers=headers)
-
-
-def problem(message: str, *, kind: str, code: str | None, param: str | None = None) -> dict[str, dict[str, str | None]]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return json_response(body, status=status, headers=headers)
 
 
 def error_response(

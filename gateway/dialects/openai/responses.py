@@ -10,14 +10,14 @@ from uuid import UUID
 import fastapi
 import orjson
 
+from gateway import openai_answers
 from gateway.bodies import read_json, require_object
-from gateway.dialects.openai import render
 from gateway.dialects.openai.answering import answer_of
-from gateway.dialects.openai.chat_body import task_of
 from gateway.dialects.openai.errors import RESPONSES, answer
 from gateway.dialects.openai.responses_body import ResponsesBody, chat_of
 from gateway.dialects.route import MAX_WAIT_S, OF_TASK, caller, json_response, require_id, route_class, wait_asked
-from gateway.dialects.zhipu_v4.errors import end_of
+from gateway.ends import end_of
+from gateway.openai_chat_body import task_of
 from gateway.openapi import body_of
 from gateway.querying import cancel_task, read_task
 from gateway.submitting import submit_one
@@ -112,7 +112,7 @@ def response(one: Task) -> dict[str, Any]:
 
 
 def _completed(one: Task) -> dict[str, Any]:
-    whole = render.completion(one)
+    whole = openai_answers.completion(one)
     choice = whole["choices"][0]
     reason = INCOMPLETE.get(choice["finish_reason"])
     told: dict[str, Any] = {"output": _output(one.id.hex, choice["message"]), "usage": _usage(whole["usage"])}

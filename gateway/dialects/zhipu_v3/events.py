@@ -11,8 +11,8 @@ from typing import Any
 
 import fastapi
 
-from gateway.dialects.zhipu_v4 import render
-from gateway.dialects.zhipu_v4.errors import end_of
+from gateway import answers
+from gateway.ends import end_of
 from gateway.event_stream import HEADERS
 from gateway.following import Wrote
 from tollgate.store.tasks import Task
@@ -49,7 +49,7 @@ class V3Frames:
         return event("add", self._task_id, text[len(before) :] if self._incremental else text)
 
     def succeeded(self, task: Task) -> bytes:
-        whole = render.completion(task)
+        whole = answers.completion(task)
         reason = whole["choices"][0]["finish_reason"]
         if reason in INTERRUPTED:
             return event("interrupted", self._task_id, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.dialects.zhipu_v4 import render
+from gateway import answers
 from tollgate.domain.states import TaskState
 from tollgate.store.tasks import Task
 
@@ -22,9 +22,9 @@ def result(one: Task, *, as_text: bool = False) -> dict[str, Any]:
     if one.state is not TaskState.SUCCEEDED:
         return {**OK, "data": head} | ({"msg": one.error_message or "the task failed"} if one.state.ended else {})
     if one.endpoint == "embeddings":
-        whole = render.embeddings(one)
+        whole = answers.embeddings(one)
         return {**OK, "data": {**head, "embedding": whole["data"][0]["embedding"], "usage": whole["usage"]}}
-    whole = render.completion(one)
+    whole = answers.completion(one)
     choices = [_choice(choice["message"], as_text=as_text) for choice in whole["choices"]]
     return {**OK, "data": {**head, "choices": choices, "usage": whole["usage"]}}
 

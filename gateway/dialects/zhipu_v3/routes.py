@@ -12,7 +12,7 @@ from gateway.dialects.zhipu_v3 import prompt_body, render
 from gateway.dialects.zhipu_v3.errors import RESPONSES, answer, problem, streamed
 from gateway.dialects.zhipu_v3.events import V3Frames
 from gateway.dialects.zhipu_v3.prompt_body import PromptBody
-from gateway.dialects.zhipu_v4.errors import end_of
+from gateway.ends import end_of
 from gateway.openapi import body_of
 from gateway.querying import read_task
 from gateway.services import Services

@@ -11,8 +11,9 @@ import pydantic
 from starlette.exceptions import HTTPException
 
 from gateway.dialects.route import json_response
+from gateway.ends import end_of
 from gateway.openapi import error_answers
-from tollgate.domain import errors, verdicts
+from tollgate.domain import errors
 
 RETRY_AFTER_S = 2
 FINAL = {"x-should-retry": "false"}
@@ -29,33 +30,18 @@ LIMIT_CODES = {"max_in_flight": "1302", "requests_per_minute": "1303", "tokens_p
 """Too many at once, and too many in a time."""
 ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.UnknownModelError, 400, "1211"),
+    (errors.FileTooLargeError, 435, "1210"),
     (errors.PayloadTooLargeError, 413, "1210"),
+    (errors.FileInUseError, 400, "1200"),
+    (errors.StorageFullError, 507, "1230"),
+    (errors.FilesUnavailableError, 503, "1230"),
     (errors.PermissionDeniedError, 403, "1220"),
     (errors.NotFoundError, 404, "1200"),
     (errors.BudgetExceededError, 429, "1113"),
     (errors.RequestIdConflictError, 400, "1231"),
+    (errors.ErasedError, 410, "1200"),
     (errors.StoreUnavailableError, 503, "1120"),
 )
-ENDS = {
-    "bad_request": (400, "1210"),
-    "model_unavailable": (400, "1211"),
-    "not_permitted": (403, "1220"),
-    "prompt_too_long": (400, "1261"),
-    "blocked": (400, "1301"),
-    "rate_limited": (429, "1302"),
-    "overloaded": (429, "1305"),
-    "daily_limit": (429, "1304"),
-    "plan_limit": (429, "1308"),
-    "plan": (429, "1309"),
-    "no_balance": (429, "1113"),
-    "budget_exceeded": (429, "1113"),
-    "cancelled": (400, "1200"),
-    "expired": (503, "1230"),
-}
-"""Why a task failed (a verdict's slug) -> HTTP status of the call that waited for it, and the code where the
-upstream gave none of ZhipuAI's. Anything else is a 500: also an upstream's refusal of *our* key, which says
-nothing about the client's."""
-BROKE = (500, "1234")
 
 
 class ZhipuProblem(pydantic.BaseModel):
@@ -89,10 +75,11 @@ def answer(error: Exception) -> fastapi.Response:
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    """A budget is not there again in a second, which is what the SDKs take a 429 to mean."""
-    if isinstance(error, errors.BudgetExceededError):
+    """A budget is not there again in a second, which is what the SDKs take a 429 to mean; nor is a disk."""
+    if isinstance(error, errors.BudgetExceededError | errors.StorageFullError):
         return FINAL
-    return {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, errors.StoreUnavailableError) else {}
+    passes = isinstance(error, errors.StoreUnavailableError | errors.FilesUnavailableError)
+    return {"Retry-After": str(RETRY_AFTER_S)} if passes else {}
 
 
 def failed_task(code: str | None, message: str | None, *, task_id: str) -> fastapi.Response:
@@ -102,14 +89,6 @@ def failed_task(code: str | None, message: str | None, *, task_id: str) -> fasta
     if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return error_response(status, shown, f"{message or 'the task failed'} (task {task_id})", headers=headers)
-
-
-def end_of(code: str | None) -> tuple[int, str]:
-    """HTTP status and ZhipuAI's code for the error code of a failed task: an upstream's, or a verdict's slug."""
-    given = code or ""
-    reason = given if given in ENDS else verdicts.judge(errors.UpstreamError("", code=given)).reason
-    status, own = ENDS.get(reason, BROKE)
-    return status, given if given.isascii() and given.isdigit() and len(given) == 4 else own
 
 
 def error_response(status: int, code: str, message: str, *, headers: dict[str, str] | None = None) -> fastapi.Response:

@@ -6,7 +6,7 @@ import time
 
 import fastapi
 
-from gateway import chat_body, embeddings_body
+from gateway import answers, chat_body, embeddings_body
 from gateway.bodies import read_json, require_object
 from gateway.chat_body import ChatBody
 from gateway.dialects.route import OF_TASK, caller, json_response, route_class, task_asked, upstream_header
@@ -25,8 +25,6 @@ from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Accepted, Key, TaskRequest
 
 PREFIX = "/api/paas/v4"
-OWN = frozenset({"request_id", "stream", "stream_options"})
-"""Fields that say how the answer is wanted; the upstream gets a request_id of ours."""
 
 router = fastapi.APIRouter(prefix=PREFIX, tags=["ZhipuAI v4"], route_class=route_class(answer), responses=RESPONSES)
 
@@ -81,22 +79,15 @@ async def _answer(request: fastapi.Request, services: Services, key: Key, accept
         return error_response(503, "1234", str(error), headers=FINAL)
     if one.state is not TaskState.SUCCEEDED:
         return failed_task(one.error_code, one.error_message, task_id=str(one.id))
-    shown = render.embeddings(one) if one.endpoint == "embeddings" else render.completion(one)
+    shown = answers.embeddings(one) if one.endpoint == "embeddings" else answers.completion(one)
     return json_response(shown, headers=upstream_header(one.answered_by))
 
 
 async def _parse(request: fastapi.Request, services: Services, *, sync: bool = False) -> TaskRequest:
     body = require_object(await read_json(request, max_bytes=services.settings.max_body_bytes))
-    checked = chat_body.check(body)
-    streamed = bool(checked.stream)
-    if streamed and not sync:
+    asked = chat_body.task_of(body)
+    if asked.stream and not sync:
         raise InvalidRequestError(
             "stream: an asynchronous call has no stream; leave it out", field="stream", code="1212"
         )
-    asked = TaskRequest(
-        model=checked.model,
-        body=chat_body.without_nulls(body, less=OWN),
-        request_id=checked.request_id,
-        stream=streamed,
-    )
     return bounded(asked, services.settings) if sync else asked

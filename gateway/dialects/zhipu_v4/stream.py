@@ -10,8 +10,9 @@ from typing import Any
 
 import fastapi
 
-from gateway.dialects.zhipu_v4 import render
-from gateway.dialects.zhipu_v4.errors import end_of, failed_task
+from gateway import answers
+from gateway.dialects.zhipu_v4.errors import failed_task
+from gateway.ends import end_of
 from gateway.event_stream import frame
 from gateway.following import Wrote
 from tollgate.store.tasks import Task
@@ -29,7 +30,7 @@ class ZhipuFrames:
         return frame(self._chunk(event.delta))
 
     def succeeded(self, task: Task) -> bytes:
-        whole = render.completion(task)
+        whole = answers.completion(task)
         chunk = self._chunk({"content": ""}, finish_reason=whole["choices"][0]["finish_reason"])
         return frame({**chunk, "usage": whole["usage"]}) + DONE
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tollgate.cli import options
-from tollgate.cli.doctor import configured, files, gateway, links, store, upstreams
+from tollgate.cli.doctor import configured, files, gateway, links, store, uploads, upstreams
 from tollgate.cli.doctor.report import Report, fail
 from tollgate.domain.errors import SettingsError
 
@@ -24,6 +24,7 @@ def examine(*, url: str | None, key: str | None, data: Path | None, slow: bool) 
     report.settings = configured.shown(settings)
     report.checks.append(configured.check(settings, catalog))
     report.checks.extend(checks)
+    report.checks.append(uploads.check(settings))
     report.checks.extend(asyncio.run(store.check(settings, catalog, slow=slow)))
     report.checks.extend(links.check(settings))
     if catalog is not None:

@@ -10,6 +10,7 @@ from tollgate.cli.doctor import routes, webhooks, workers
 from tollgate.cli.doctor.configured import masked_url
 from tollgate.cli.doctor.report import Check, fail, ok, warn
 from tollgate.cli.output import count
+from tollgate.domain import reach
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
 from tollgate.domain.routing import Catalog
 from tollgate.settings import Settings
@@ -20,6 +21,7 @@ from tollgate.store.pauses import Pause
 
 BETWEEN_HEARTBEATS_S = 6.0
 """A worker renews every 5 s."""
+NO_CATALOG = Catalog(upstreams={}, models={})
 PAUSE_FIXES = {
     "no_balance": "top up the account",
     "bad_key": "set a valid key and restart the workers",
@@ -111,8 +113,8 @@ async def _pauses(database: Database) -> list[Check]:
 
 async def _routes(database: Database, catalog: Catalog | None) -> Check:
     async with database.read() as connection:
-        stuck = leases.stuck_routes(await leases.alive(connection))
-    return routes.check(stuck, catalog)
+        workers = await leases.alive(connection)
+    return routes.check(reach.told(workers, catalog or NO_CATALOG))
 
 
 async def _webhooks(database: Database, settings: Settings) -> list[Check]:

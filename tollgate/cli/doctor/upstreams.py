@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from tollgate.cli.doctor import inference_servers
 from tollgate.cli.doctor.report import Check, fail, ok, warn
+from tollgate.domain import local_models
 from tollgate.domain.errors import SettingsError, UpstreamError
 from tollgate.domain.routing import Catalog, UpstreamSpec
 from tollgate.domain.verdicts import Action, judge
 from tollgate.settings import Settings
 
 if TYPE_CHECKING:
+    import httpx2
     from zhipuai import ZhipuAI
 
 TIMEOUT_S = 5.0
@@ -21,15 +24,43 @@ NOBODYS_TASK = "tollgate-doctor"
 
 def check(catalog: Catalog, settings: Settings) -> list[Check]:
     """A check for each credential of each upstream."""
-    return [one for spec in catalog.upstreams.values() for one in _upstream(spec, settings.environment)]
+    local = [_local(spec, catalog, settings) for spec in catalog.upstreams.values() if spec.kind == "local"]
+    called = [spec for spec in catalog.upstreams.values() if spec.kind != "local"]
+    if settings.model is not None and not local:
+        told = "TOLLGATE_MODEL is set, and models.toml has no local upstream: `tollgate up` adds one, a worker does not"
+        local = [warn("local model", told, fix=f"write into models.toml:\n{local_models.lines_for(settings.model)}")]
+    asked: dict[str, set[str]] = {name: set() for name in catalog.upstreams}
+    for route in (route for model in catalog.models.values() for route in model.routes):
+        asked[route.upstream].add(route.model)
+    found = [one for spec in called for one in _upstream(spec, settings.environment, models=asked[spec.name])]
+    return found + local
 
 
-def _upstream(spec: UpstreamSpec, environment: Mapping[str, str]) -> list[Check]:
+def _local(spec: UpstreamSpec, catalog: Catalog, settings: Settings) -> Check:
+    """Whether this machine's TOLLGATE_MODEL is it, and could be served."""
+    from worker.upstreams.local import checkpoints
+
+    name = f"upstream {spec.name}"
+    if settings.model is None:
+        return ok(name, "a model in workers of the lanes local; TOLLGATE_MODEL is not set here")
+    try:
+        chosen = local_models.choose(settings.model, catalog)
+        if chosen.upstream != spec.name:
+            return ok(name, f"a model in other workers: TOLLGATE_MODEL is upstream {chosen.upstream}")
+        checkpoint = checkpoints.read(chosen.source)
+    except SettingsError as error:
+        return fail(name, str(error), fix="correct TOLLGATE_MODEL")
+    for finding in checkpoint.findings:
+        if finding.fatal:
+            return fail(name, f"{chosen.source}: {finding.problem}", fix=finding.fix)
+    return ok(name, f"{chosen.source} ({checkpoint.class_name}); tollgate models check {chosen.source} says what fits")
+
+
+def _upstream(spec: UpstreamSpec, environment: Mapping[str, str], *, models: Collection[str]) -> list[Check]:
+    """`models`: those that are asked of it, by their names there."""
     from worker.upstreams import registry
 
     name = f"upstream {spec.name}"
-    if spec.kind == "local":
-        return [ok(name, "a model in the workers of the local lanes")]
     secrets = registry.secrets_of(spec, environment)
     if spec.credentials and not secrets:
         variables = " or ".join(variable for credential in spec.credentials for variable in credential.variables)
@@ -44,8 +75,13 @@ def _upstream(spec: UpstreamSpec, environment: Mapping[str, str]) -> list[Check]
         url = registry.base_url_of(spec, environment)
     except SettingsError as error:
         return [fail(name, str(error))]
-    ask = _ask_zhipu if spec.kind == "zhipu" else _ask_openai
-    return [ask(f"{name} {credential}".rstrip(), url, secret) for credential, secret in (secrets or {"": ""}).items()]
+    named = {f"{name} {credential}".rstrip(): secret for credential, secret in (secrets or {"": ""}).items()}
+    if spec.kind == "zhipu":
+        return [_ask_zhipu(one, url, secret) for one, secret in named.items()]
+    asked = [_ask_openai(one, url, secret, models=models) for one, secret in named.items()]
+    if any(one.state != "fail" for one in asked):
+        asked += _ask_server(name, url, next(iter(named.values())))
+    return asked
 
 
 def judged(name: str, url: str, *, status: int, body: str) -> Check:
@@ -90,15 +126,38 @@ def _ask_for_nobodys_task(client: ZhipuAI) -> None:
     client.chat.asyncCompletions.retrieve_completion_result(NOBODYS_TASK)
 
 
-def _ask_openai(name: str, url: str, secret: str) -> Check:
+def _ask_openai(name: str, url: str, secret: str, *, models: Collection[str]) -> Check:
+    try:
+        answer = _get(f"{url}/models", secret)
+    except OSError as error:
+        return _unreachable(name, url, error)
+    found = judged(name, url, status=answer.status_code, body=answer.text)
+    lacks = inference_servers.check_models(name, answer.text, models) if answer.status_code == 200 else None
+    return lacks if found.state == "ok" and lacks is not None else found
+
+
+def _ask_server(name: str, url: str, secret: str) -> list[Check]:
+    """What it says of itself, if it does: how it is, and its load."""
+    root = inference_servers.root_of(url)
+    try:
+        told = (
+            inference_servers.check_health(name, _get(f"{root}/health", secret)),
+            inference_servers.check_load(name, _get(f"{root}/metrics", secret)),
+        )
+    except OSError as error:
+        return [_unreachable(name, root, error)]
+    return [one for one in told if one is not None]
+
+
+def _get(url: str, secret: str) -> httpx2.Response:
+    """Raises OSError where there is no answer."""
     import httpx2
 
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
-        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        answer = httpx2.get(f"{url}/models", headers=headers, timeout=TIMEOUT_S)
+        return httpx2.get(url, headers=headers, timeout=TIMEOUT_S)
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        return _unreachable(name, url, error)
-    return judged(name, url, status=answer.status_code, body=answer.text)
+        raise ConnectionError(str(error) or type(error).__name__) from error
 
 
 def _unreachable(name: str, url: str, error: Exception) -> Check:

@@ -22,29 +22,28 @@ from tollgate.store.schema import (
 )
 
 GROUP = tuple(name for name in USAGE_KEY if name != "shard")
+BILLED = ("prompt_tokens", "cached_tokens", "completion_tokens", "engine_us", "cost_nano", "possible_cost_nano")
+"""Columns of attempts and of their sums."""
 Sums = dict[str, Any]
 """Column of the roll-up -> what a row adds to it; columns not named: 0."""
 
 
-def _one_if(condition: Any) -> sa.ColumnElement[int]:
+def one_if(condition: Any) -> sa.ColumnElement[int]:
     return sa.case((condition, 1), else_=0)
 
 
 OF_AN_ATTEMPT: Sums = {
     "attempts": sa.literal_column("1"),
-    "attempts_failed": _one_if(attempts.c.outcome == AttemptOutcome.FAILED),
-    "attempts_uncertain": _one_if(attempts.c.outcome == AttemptOutcome.UNCERTAIN),
-    "attempts_unpriced": _one_if(sa.and_(attempts.c.prompt_tokens.is_not(None), attempts.c.cost_nano.is_(None))),
-    "attempts_estimated": _one_if(attempts.c.cost_estimated),
-    **{
-        name: sa.func.coalesce(attempts.c[name], 0)
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_nano", "possible_cost_nano")
-    },
+    "attempts_failed": one_if(attempts.c.outcome == AttemptOutcome.FAILED),
+    "attempts_uncertain": one_if(attempts.c.outcome == AttemptOutcome.UNCERTAIN),
+    "attempts_unpriced": one_if(sa.and_(attempts.c.prompt_tokens.is_not(None), attempts.c.cost_nano.is_(None))),
+    "attempts_estimated": one_if(attempts.c.cost_estimated),
+    **{name: sa.func.coalesce(attempts.c[name], 0) for name in BILLED},
 }
 """As `domain.settling.contribution`, of closed attempts."""
 OF_A_TASK: Sums = {
-    "tasks_succeeded": _one_if(tasks.c.state == TaskState.SUCCEEDED),
-    "tasks_failed": _one_if(tasks.c.state != TaskState.SUCCEEDED),
+    "tasks_succeeded": one_if(tasks.c.state == TaskState.SUCCEEDED),
+    "tasks_failed": one_if(tasks.c.state != TaskState.SUCCEEDED),
 }
 
 
@@ -54,15 +53,15 @@ def differences(connection: ReadConnection) -> sa.Select[Any]:
     return with_names(differing, {name: differing.c[name] for name in GROUP})
 
 
-def compared(group: Sequence[str], *sides: sa.Select[Any]) -> sa.Subquery:
+def compared(group: Sequence[str], *sides: sa.Select[Any], counts: Sequence[str] = USAGE_COUNTS) -> sa.Subquery:
     """The groups in which what the `sides` found is not what they expected; each has sums of one kind."""
     both = sa.union_all(*sides).subquery("sides")
-    sums = {name: sa.func.sum(both.c[name]) for name in (*_names("found"), *_names("expected"))}
-    found, expected = ([sums[name] for name in _names(side)] for side in ("found", "expected"))
+    found, expected = names("found", counts), names("expected", counts)
+    sums = {name: sa.func.sum(both.c[name]) for name in (*found, *expected)}
     return (
         sa.select(*(both.c[name] for name in group), *(sums[name].label(name) for name in sums))
         .group_by(*(both.c[name] for name in group))
-        .having(sa.or_(*(one != other for one, other in zip(found, expected, strict=True))))
+        .having(sa.or_(*(sums[one] != sums[other] for one, other in zip(found, expected, strict=True))))
         .subquery("groups")
     )
 
@@ -72,7 +71,7 @@ def with_names(differing: sa.Subquery, keys: Mapping[str, Any]) -> sa.Select[Any
     shown = {"project_id": projects.c.name.label("project")}
     if "key_id" in keys:
         shown["key_id"] = keys["key_id"].label("key")
-    sums = (differing.c[name] for name in (*_names("found"), *_names("expected")))
+    sums = (differing.c[name] for name in (*names("found"), *names("expected")))
     return sa.select(*(shown.get(name, key) for name, key in keys.items()), *sums).join_from(
         differing, projects, projects.c.id == differing.c.project_id
     )
@@ -86,8 +85,9 @@ CHECK = Check(
 )
 
 
-def _names(side: str) -> list[str]:
-    return [f"{side}_{name}" for name in USAGE_COUNTS]
+def names(side: str, counts: Sequence[str] = USAGE_COUNTS) -> list[str]:
+    """Of the columns that hold one side's sums."""
+    return [f"{side}_{name}" for name in counts]
 
 
 def _booked() -> sa.Select[Any]:
@@ -96,13 +96,13 @@ def _booked() -> sa.Select[Any]:
 
 def of_rows(side: str, table: sa.Table, keys: Mapping[str, Any]) -> sa.Select[Any]:
     """One side: the rows of a roll-up, summed up by `keys`."""
-    return _summed(side, keys, {name: table.c[name] for name in USAGE_COUNTS})
+    return summed(side, keys, {name: table.c[name] for name in USAGE_COUNTS})
 
 
 def _of_attempts(connection: ReadConnection) -> sa.Select[Any]:
     keys = _keys(connection, attempts.c.started_at, upstream=attempts.c.upstream)
     source = sa.join(attempts, tasks, tasks.c.id == attempts.c.task_id)
-    return _summed("expected", keys, OF_AN_ATTEMPT).select_from(source).where(COUNTED)
+    return summed("expected", keys, OF_AN_ATTEMPT).select_from(source).where(COUNTED)
 
 
 def _of_ends(connection: ReadConnection) -> sa.Select[Any]:
@@ -111,16 +111,16 @@ def _of_ends(connection: ReadConnection) -> sa.Select[Any]:
     source = sa.outerjoin(tasks, task_results, task_results.c.task_id == tasks.c.id).outerjoin(
         attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == task_results.c.attempt)
     )
-    return _summed("expected", keys, OF_A_TASK).select_from(source).where(tasks.c.ended_at.is_not(None))
+    return summed("expected", keys, OF_A_TASK).select_from(source).where(tasks.c.ended_at.is_not(None))
 
 
-def _summed(side: str, keys: Mapping[str, Any], sums: Sums) -> sa.Select[Any]:
+def summed(side: str, keys: Mapping[str, Any], sums: Sums, *, counts: Sequence[str] = USAGE_COUNTS) -> sa.Select[Any]:
     """Summed up before it is compared: what is left is small."""
     zero = sa.literal_column("0", sa.BigInteger)
     columns = {f"{side}_{name}": sa.func.sum(one) for name, one in sums.items()}
     return sa.select(
         *(key.label(name) for name, key in keys.items()),
-        *(columns.get(name, zero).label(name) for name in (*_names("found"), *_names("expected"))),
+        *(columns.get(name, zero).label(name) for name in (*names("found", counts), *names("expected", counts))),
     ).group_by(*keys.values())
 
 

@@ -1,0 +1,1 @@
+"""Batches: from files of lines to tasks. Each dialect tells of them in its own words."""
