@@ -74,8 +74,8 @@ async def test_lines_that_just_came_in_do_not_hide_the_answers_of_before(
 ) -> None:
     monkeypatch.setattr(measurements, "WALKED", 10)  # five thousand in earnest
     key, now = await seeds.a_key(database), datetime.now(UTC)
-    await answered(database, key, tokens=7, id=ids.before(now - timedelta(hours=2)))
-    await answered(database, key, tokens=8, id=ids.before(now - timedelta(days=2)))
+    await answered(database, key, tokens=7, id=ids.first_of(now - timedelta(hours=2)))
+    await answered(database, key, tokens=8, id=ids.first_of(now - timedelta(days=2)))
     await seeds.queued(database, key, count=50)
     assert {sample.completion_tokens for sample in await answers(database, key)} == {7, 8}
     monkeypatch.setattr(measurements, "AGES", (timedelta(0),))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tollgate.domain.ids import before, new_id, parse_id
+from tollgate.domain.ids import first_of, new_id, parse_id
 
 
 def test_an_id_is_a_uuid_of_version_7() -> None:
@@ -23,7 +23,8 @@ def test_later_ids_sort_after_earlier_ones() -> None:
 
 def test_a_moment_stands_between_the_ids_before_and_after_it() -> None:
     made, now = new_id(), datetime.now(UTC)
-    assert before(now - timedelta(seconds=1)) < made < before(now + timedelta(seconds=1))
+    assert first_of(now - timedelta(seconds=1)) < made < first_of(now + timedelta(seconds=1))
+    assert first_of(now) < first_of(now + timedelta(milliseconds=1))
 
 
 def test_threads_never_make_the_same_id() -> None:

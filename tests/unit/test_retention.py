@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
 from tollgate.domain.errors import ErasedError
-from tollgate.domain.ids import first_of, new_id
+from tollgate.domain.ids import new_id
 from tollgate.domain.retention import parse_keep, require_kept, shown_keep
 
 
@@ -40,9 +38,3 @@ def test_an_answer_that_is_not_there_was_erased() -> None:
     assert require_kept("{}", task_id=task_id) == "{}"
     with pytest.raises(ErasedError, match=str(task_id)):
         require_kept(None, task_id=task_id)
-
-
-def test_the_first_id_of_a_moment_parts_those_before_from_those_after() -> None:
-    now = datetime.now(UTC)
-    assert first_of(now - timedelta(seconds=1)) < new_id() < first_of(now + timedelta(minutes=1))
-    assert first_of(now) < first_of(now + timedelta(milliseconds=1))

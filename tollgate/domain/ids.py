@@ -26,8 +26,3 @@ def parse_id(text: str) -> uuid.UUID | None:
     """The id in its usual form, 8-4-4-4-12 hex digits; None for anything else."""
     # uuid.UUID itself takes hyphens anywhere, blanks, braces, and digits of other scripts.
     return uuid.UUID(text) if _USUAL.fullmatch(text) else None
-
-
-def before(at: datetime) -> uuid.UUID:
-    """Sorts before every id that is made from `at` (aware) on, and after those made earlier."""
-    return uuid.UUID(int=int(at.timestamp() * 1_000) << 80)

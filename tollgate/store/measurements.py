@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from tollgate.domain.estimates import Speed
 from tollgate.domain.experience import Sample
-from tollgate.domain.ids import before
+from tollgate.domain.ids import first_of
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import rows
 from tollgate.store.database import ReadConnection
@@ -59,7 +59,7 @@ def _succeeded(
 ) -> sa.Select[tuple[UUID, int]]:
     walked = (
         sa.select(tasks.c.id, tasks.c.model, tasks.c.state, tasks.c.prompt_tokens_estimate)
-        .where(tasks.c.project_id == project_id, *([tasks.c.id < before(older_than)] if older_than else []))
+        .where(tasks.c.project_id == project_id, *([tasks.c.id < first_of(older_than)] if older_than else []))
         .order_by(tasks.c.id.desc())
         .limit(WALKED)
         .subquery()
