@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -11,6 +11,7 @@ from tollgate.domain.errors import UpstreamError
 from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
+from tollgate.domain.values import value
 from tollgate.domain.verdicts import Action, Verdict
 from worker import billing, detours
 from worker.billing import Leased, Rules
@@ -23,7 +24,7 @@ UNSTORABLE = "unstorable"
 """Error code of a task whose answer came, and was paid, but cannot be kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Outcome:
     """A settlement, and what the error says of the upstream."""
 

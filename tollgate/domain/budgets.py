@@ -19,6 +19,7 @@ from tollgate.domain.errors import BudgetExceededError, RateLimitedError
 from tollgate.domain.money import format_nano
 from tollgate.domain.settling import Bill
 from tollgate.domain.states import AttemptOutcome
+from tollgate.domain.values import value
 
 EPOCH = date(1970, 1, 1)
 """Start of the one period of a budget in total, or of tasks in flight."""
@@ -78,7 +79,7 @@ class Budget:
         return self.key_id in (None, key_id) and self.batch_id in (None, batch_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Amounts:
     """What stands in a period of a budget, or a change of it; the fields are its columns."""
 

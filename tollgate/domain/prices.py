@@ -18,6 +18,7 @@ from typing import Any
 from tollgate.domain import engine_rates
 from tollgate.domain.engine_rates import EngineRate
 from tollgate.domain.usage import TokenUsage
+from tollgate.domain.values import value
 
 PRICED_TOKENS = 1_000_000
 """Prices are told for this many tokens."""
@@ -96,7 +97,7 @@ class Price:
         object.__setattr__(self, "id", f"{self.upstream}/{self.model}@{day}#{digest}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Charge:
     """The cost of one attempt, and the tier it was billed by.
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from datetime import date, datetime
 from uuid import UUID
 
 from tollgate.domain import lanes
 from tollgate.domain.fallbacks import Reroute
 from tollgate.domain.states import AttemptOutcome, TaskState
+from tollgate.domain.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Bill:
     """What an attempt bought. Costs in nano-units; None: not known, or no price."""
 
@@ -43,7 +44,7 @@ billed = operator.attrgetter(*BILL)
 NOTHING_BILLED = Bill()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Settlement:
     """One lease's account of one task."""
 
@@ -94,7 +95,7 @@ class Settlement:
         return self.unbatched and self.refused and self.state is TaskState.QUEUED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TaskRow:
     """The task as it stands, locked."""
 
@@ -117,7 +118,7 @@ class TaskRow:
     batch_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AttemptRow:
     """The attempt as it stands, under its task's lock."""
 
@@ -136,7 +137,7 @@ class AttemptRow:
         return self.upstream_id is not None or self.unanswered > 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Counts:
     """A change of one row of the hourly roll-up; the fields are its columns."""
 
@@ -170,7 +171,7 @@ counted = operator.attrgetter(*COUNTS)
 NO_COUNTS = Counts()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Booking:
     """Counts and the roll-up row they belong to, less its shard."""
 
@@ -186,7 +187,7 @@ class Booking:
     """With the counts of a task's end: which end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Resolution:
     """What one settlement may change."""
 

@@ -14,9 +14,10 @@ import orjson
 from tollgate.domain.rates import NO_LIMITS, KeyLimits
 from tollgate.domain.routing import Mode
 from tollgate.domain.states import OnUncertain, Priority, Role, TaskState
+from tollgate.domain.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TaskRequest:
     """One prompt to run, as every dialect says it. Times are aware UTC."""
 
@@ -85,7 +86,7 @@ class Key:
         return self.models is None or not self.models.isdisjoint(names)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NewTask:
     """A row of `tasks` with its `task_requests`, before it is committed."""
 
@@ -132,7 +133,7 @@ class NewTask:
         return self.prompt_tokens_estimate + self.most_completion_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Accepted:
     """What a submission got for one of its requests, in the order of the requests."""
 

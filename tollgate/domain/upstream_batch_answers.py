@@ -18,6 +18,7 @@ from uuid import UUID
 import orjson
 
 from tollgate.domain.errors import UpstreamError
+from tollgate.domain.values import value
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 KNOWN = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}
@@ -51,7 +52,7 @@ class Seen:
         return self.status in ENDED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class LineAnswer:
     """What a line of an output or error file says of one of ours. One of `result` and `error` is set."""
 

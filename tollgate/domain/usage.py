@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from tollgate.domain.values import value
 
 MAX_TOKENS = 2**31 - 1
 """The largest count believed: no context is near it, and an integer column ends there."""
@@ -17,7 +18,7 @@ IMAGE_TOKENS = 1_000
 """A guess for one picture or other non-text part, whose bytes say nothing about its tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TokenUsage:
     """Tokens of one answer. `cached_tokens` is the part of `prompt_tokens` read from a cache.
 

@@ -7,7 +7,6 @@ instead of waiting or deadlocking. (SQLite: the one writing connection.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +16,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from tollgate.domain.routing import Mode
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
+from tollgate.domain.values import value
 from tollgate.store import leases, rows
 from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
 from tollgate.store.schema import QUEUED_BY_ID, RUNNING, attempts, begins_lines, task_requests, tasks
@@ -26,7 +26,7 @@ Polled = Mapping[str, str | None]
 NOT_POLLED: Polled = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Claimed:
     """A task under this worker's lease, with all that running it needs."""
 

@@ -7,7 +7,6 @@ is full, its batch is paused, and says why.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from tollgate.domain.batches import PauseCode
 from tollgate.domain.errors import BudgetExceededError
 from tollgate.domain.prices import PriceTable
+from tollgate.domain.values import value
 from tollgate.store import batch_pauses, reservations, rows
 from tollgate.store.database import WriteConnection
 from tollgate.store.reservations import Plan
@@ -28,7 +28,7 @@ COLUMNS = (
 IDS = rows.Given.of(tasks, "id")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Line:
     """A `reservations.Purchase`."""
 

@@ -15,12 +15,13 @@ import sqlalchemy as sa
 from tollgate.domain.errors import InvalidRequestError
 from tollgate.domain.retention import ERASED
 from tollgate.domain.states import STATUSES, AttemptOutcome, TaskState
+from tollgate.domain.values import value
 from tollgate.store import rows
 from tollgate.store.database import ReadConnection
 from tollgate.store.schema import LINE_FAILED, LINE_STANDS, attempts, task_requests, task_results, tasks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempt:
     """One purchase at an upstream, and its bill. Costs in nano-units."""
 
@@ -49,7 +50,7 @@ class Attempt:
     ended_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Task:
     """A task as its owner sees it. `result` is the upstream's JSON text."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,6 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
+from tollgate.domain.values import value
 from tollgate.store import rows
 from tollgate.store.claims import upstream_request_id
 from tollgate.store.database import ReadConnection
@@ -24,7 +24,7 @@ TOLD = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Line:
     """A line and its attempt, with all that settling needs to know (`worker.billing.Leased`)."""
 
@@ -47,7 +47,7 @@ class Line:
     state: TaskState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Sent:
     """What a line's place in the file is made of."""
 

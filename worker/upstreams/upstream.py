@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tollgate.domain.record import Record
 from tollgate.domain.usage import TokenUsage
+from tollgate.domain.values import value
 
 
 def _unheard(_usage: TokenUsage) -> None:
@@ -24,7 +24,7 @@ class Writer(Protocol):
     def add(self, delta: Mapping[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Call:
     """One try of one attempt. `body` is JSON text as the client sent it; `model` the upstream's own name."""
 
@@ -47,7 +47,7 @@ class Call:
     """Told what a call came to that is stopped before its end, where the upstream knows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Answer:
     """A complete answer. `body` is the upstream's JSON text, `usage` None where it told none."""
 
