@@ -22,6 +22,7 @@ from tollgate.domain.states import Priority
 from tollgate.domain.tasks import Accepted, Key, TaskRequest
 from tollgate.store import intake
 from tollgate.store.database import Database
+from tollgate.store.foresight import Foresight
 from tollgate.store.intake import Outcome, Submission
 
 MAX_TASKS_TOGETHER = 2_000
@@ -56,6 +57,7 @@ class Intake:
         self._limits = limits
         self._prices = prices
         self._fleet = fleet
+        self._foresight = Foresight()
         self._coalescer = Coalescer(self._write, max_weight=MAX_TASKS_TOGETHER, weigh=len)
 
     async def submit_one(self, request: TaskRequest, *, key: Key, meter: Meter | None = None) -> Accepted:
@@ -109,8 +111,9 @@ class Intake:
         return outcome
 
     async def _write(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        async with self._database.write() as connection:
-            outcomes = await intake.submit(connection, submissions, prices=self._prices.table)
+        outcomes = await intake.take_in(
+            self._database, submissions, prices=self._prices.table, foresight=self._foresight
+        )
         self._announce(submissions, outcomes)
         return outcomes
 

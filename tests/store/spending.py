@@ -18,6 +18,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.domain.tasks import Key, NewTask
 from tollgate.store import budgets, intake, reservations
 from tollgate.store.database import Database, WriteConnection
+from tollgate.store.foresight import Foresight
 from tollgate.store.schema import attempts, budget_periods, tasks
 
 PRICES = PriceTable([seeds.PRICE])
@@ -52,6 +53,12 @@ async def submit(database: Database, *submissions: Sequence[NewTask], prices: Pr
     """The outcomes of `submissions`, all in one statement."""
     async with database.write() as connection:
         return await submit_in(connection, *submissions, prices=prices)
+
+
+async def take_in(database: Database, foresight: Foresight, *submissions: Sequence[NewTask]) -> list[Any]:
+    """The outcomes of `submissions`, as a gateway with this foresight takes them in."""
+    given = [tuple(one) for one in submissions]
+    return list(await intake.take_in(database, given, prices=PRICES, foresight=foresight))
 
 
 async def submit_in(

@@ -21,6 +21,7 @@ from tollgate.domain.tasks import Accepted, Key, NewTask
 from tollgate.store import budgets, periods
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
+from tollgate.store.foresight import Foresight
 from tollgate.store.schema import tasks
 
 STEPS = 150
@@ -32,6 +33,9 @@ class SpendingWalk(Walk):
     """A random sequence of what everybody does, where no answer costs more than was reserved for it."""
 
     keys: list[Key]
+    foresight: Foresight = field(default_factory=Foresight)
+    foreseen: int = 0
+    """Submissions whose budgets were not read before they were made."""
     refused: Counter[type[Exception]] = field(default_factory=Counter)
     known: list[NewTask] = field(default_factory=list)
 
@@ -43,7 +47,9 @@ class SpendingWalk(Walk):
     async def submit(self) -> None:
         """Two submissions of some tasks; now and then one that was there before."""
         given = [[self.a_task() for _ in range(self.random.randrange(1, 3))] for _ in range(2)]
-        outcomes = await spending.submit(self.database, *given)
+        new = [task for submission in given for task in submission]
+        self.foreseen += self.foresight.of(new, prices=spending.PRICES) is not None
+        outcomes = await spending.take_in(self.database, self.foresight, *given)
         for submission, outcome in zip(given, outcomes, strict=True):
             if isinstance(outcome, BudgetExceededError | RateLimitedError):
                 self.refused[type(outcome)] += 1
@@ -98,14 +104,15 @@ class SpendingWalk(Walk):
                 await budgets.put(connection, replace(chosen, id=new_id()), now=self.now)
 
 
-async def begin(database: Database, *, seed: int) -> SpendingWalk:
+async def begin(database: Database, *, seed: int, in_flight: bool = True) -> SpendingWalk:
     one, other = await seeds.a_key(database), await seeds.a_key(database)
     await spending.a_budget(database, one, limit_nano=12 * spending.NANO, period=Period.DAY)
     await spending.a_budget(database, one, limit_nano=None, limit_tokens=60 * spending.TOKENS)
     nano, tokens = 8 * spending.NANO, 9 * spending.TOKENS
     await spending.a_budget(database, other, key_id=other.id, period=Period.MONTH, limit_nano=nano, limit_tokens=tokens)
-    await spending.a_budget(database, one, key_id=one.id, limit_tasks=8, **spending.IN_FLIGHT)
-    await spending.a_budget(database, one, limit_tasks=13, **spending.IN_FLIGHT)
+    if in_flight:
+        await spending.a_budget(database, one, key_id=one.id, limit_tasks=8, **spending.IN_FLIGHT)
+        await spending.a_budget(database, one, limit_tasks=13, **spending.IN_FLIGHT)
     walk = SpendingWalk(
         database=database, random=random.Random(seed), ids=[], project_id=one.project_id, keys=[one, other]
     )
@@ -123,9 +130,12 @@ async def no_budget_is_overdrawn(database: Database) -> None:
         assert budget.limit_tasks is None or stands.reserved_tasks <= budget.limit_tasks
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_what_stands_is_what_tasks_reserve_and_attempts_cost(database: Database, seed: int) -> None:
-    walk = await begin(database, seed=seed)
+@pytest.mark.parametrize("in_flight", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_stands_is_what_tasks_reserve_and_attempts_cost(
+    database: Database, seed: int, in_flight: bool
+) -> None:
+    walk = await begin(database, seed=seed, in_flight=in_flight)
     for _ in range(STEPS):
         await walk.step()
         await no_budget_is_overdrawn(database)
@@ -133,7 +143,10 @@ async def test_what_stands_is_what_tasks_reserve_and_attempts_cost(database: Dat
     assert stands == {period: should.get(period, NOTHING) for period in stands}
     assert {period for period in should if period[0] in {budget_id for budget_id, _ in stands}} <= set(stands)
     assert walk.refused[BudgetExceededError], "the budgets were felt"
-    assert walk.refused[RateLimitedError], "and those of tasks in flight"
+    if in_flight:
+        assert walk.refused[RateLimitedError], "and those of tasks in flight"
+    else:
+        assert walk.foreseen, "some without reading them"
     assert {row.created_at.astimezone(UTC).day for row in await seeds.rows_of(database, tasks)} > {1}
 
 

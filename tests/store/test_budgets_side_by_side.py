@@ -12,6 +12,7 @@ from tests.store.test_reservations import is_accepted
 from tollgate.domain.budgets import NOTHING, Period
 from tollgate.store import budgets, periods
 from tollgate.store.database import Database
+from tollgate.store.foresight import Foresight
 from tollgate.store.schema import budget_periods, tasks
 
 
@@ -25,7 +26,11 @@ async def test_transactions_at_once_cannot_overshoot(postgres: Database) -> None
     assert await seeds.size(postgres, tasks) == 5
 
 
-async def test_submissions_and_settlements_over_many_budgets_never_wait_in_a_ring(postgres: Database) -> None:
+@pytest.mark.parametrize("foreseen", [True, False])
+async def test_submissions_and_settlements_over_many_budgets_never_wait_in_a_ring(
+    postgres: Database, foreseen: bool
+) -> None:
+    foresight = Foresight()
     keys = [await seeds.a_key(postgres, project=f"p{n}") for n in range(4)]
     for key in keys:
         await spending.a_budget(postgres, key, limit_nano=10**12, period=Period.DAY)
@@ -33,7 +38,7 @@ async def test_submissions_and_settlements_over_many_budgets_never_wait_in_a_rin
 
     async def come_and_go(order: list[int]) -> None:
         new = [spending.a_task(keys[n]) for n in order]
-        outcomes = await spending.submit(postgres, *([task] for task in new))
+        outcomes = await spending.take_in(postgres, foresight if foreseen else Foresight(), *([task] for task in new))
         assert all(map(is_accepted, outcomes))
         claimed = await seeds.claim(postgres, *(task.id for task in new))
         await seeds.settle(postgres, *(seeds.success(task) for task in claimed))

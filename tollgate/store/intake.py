@@ -7,6 +7,7 @@ return conflicting rows, so those are read back and compared by digest.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -14,14 +15,16 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningInsert
 
 from tollgate.domain.errors import RequestError, RequestIdConflictError
 from tollgate.domain.prices import PriceTable
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Accepted, NewTask
-from tollgate.store import labels, reservations, rows
-from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
+from tollgate.store import labels, periods, reservations, rows
+from tollgate.store.database import Database, ReadConnection, WriteConnection, dialect_of
+from tollgate.store.foresight import Foresight, Reserving, UnforeseenError
 from tollgate.store.labels import Label
 from tollgate.store.schema import budgets, task_requests, tasks
 
@@ -35,17 +38,48 @@ ROWS_AT_ONCE = 1_000
 COLUMNS = tuple(field.name for field in fields(NewTask) if field.name in tasks.c)
 VALUES = attrgetter(*COLUMNS)
 NEW_TASKS = rows.Given.of(tasks, *COLUMNS, "state")
+RESERVING_TASKS = rows.Given.of(tasks, *COLUMNS, "state", "reserved_nano", "reserved_tokens", "charged_to")
 BODIES = rows.Given.of(task_requests, "task_id", "body", "metadata", name="bodies")
 REQUEST_KEYS = rows.Given.of(tasks, "project_id", "request_id")
 RequestKey = tuple[UUID, str]
 
 
+async def take_in(
+    database: Database, submissions: Sequence[Submission], *, prices: PriceTable, foresight: Foresight
+) -> list[Outcome]:
+    """As `submit`, committed. Raises StoreUnavailableError."""
+    new = [task for submission in submissions for task in submission]
+    may_foresee = database.dialect != "sqlite" and len(new) <= ROWS_AT_ONCE
+    if may_foresee and (reserving := foresight.of(new, prices=prices)) is not None:
+        with contextlib.suppress(UnforeseenError):
+            async with database.write() as connection:
+                return await _submit_as_foreseen(connection, submissions, reserving)
+    async with database.write() as connection:
+        return await submit(connection, submissions, prices=prices, foresight=foresight)
+
+
+async def _submit_as_foreseen(
+    connection: WriteConnection, submissions: Sequence[Submission], reserving: Reserving
+) -> list[Outcome]:
+    """Raises UnforeseenError where anything is to be decided: nothing of it may be committed then."""
+    await _insert_as_foreseen(connection, [task for submission in submissions for task in submission], reserving)
+    accepted = [tuple(Accepted(id=task.id) for task in submission) for submission in submissions]
+    outcomes, _ = await _limit_labels(connection, submissions, accepted)
+    if any(isinstance(outcome, RequestError) for outcome in outcomes):
+        raise UnforeseenError
+    return outcomes
+
+
 async def submit(
-    connection: WriteConnection, submissions: Sequence[Submission], *, prices: PriceTable = NO_PRICES
+    connection: WriteConnection,
+    submissions: Sequence[Submission],
+    *,
+    prices: PriceTable = NO_PRICES,
+    foresight: Foresight | None = None,
 ) -> list[Outcome]:
     """Insert all tasks of `submissions`; one outcome each, in order. The caller's transaction commits.
 
-    `prices` say what budgets reserve for them."""
+    `prices` say what budgets reserve for them. `foresight` learns which these are."""
     new = [task for submission in submissions for task in submission]
     inserted, budgeted = await _insert_tasks(connection, new)
     known = await _read_back(connection, [t for t in new if t.id not in inserted])
@@ -53,6 +87,8 @@ async def submit(
     outcomes, new_labels = await _limit_labels(connection, submissions, found)
     counted = _inserted(submissions, outcomes, inserted) if budgeted else {}
     plan = await reservations.plan(connection, counted, prices=prices)
+    if foresight is not None and budgeted:
+        foresight.learn(new, plan.known, fitted=not plan.refused)
     for i, refused in plan.refused.items():
         outcomes[i] = refused
     for i, left in plan.in_flight_left.items():
@@ -81,7 +117,7 @@ def _inserted(
 async def _insert_tasks(connection: WriteConnection, new: Sequence[NewTask]) -> tuple[set[UUID], bool]:
     """The ids of those whose request_ids were free, now there with their bodies; whether any is under a budget."""
     dialect = dialect_of(connection)
-    ordered = sorted(new, key=lambda t: (t.project_id, t.request_id or "", t.id))
+    ordered = _in_order(new)
     inserted: dict[UUID, bool] = {}
     for start in range(0, len(ordered), ROWS_AT_ONCE):
         some = ordered[start : start + ROWS_AT_ONCE]
@@ -97,15 +133,26 @@ async def _insert_tasks(connection: WriteConnection, new: Sequence[NewTask]) -> 
     return set(inserted), any(inserted.values())
 
 
+def _in_order(new: Sequence[NewTask]) -> list[NewTask]:
+    return sorted(new, key=lambda t: (t.project_id, t.request_id or "", t.id))
+
+
 def _inserting_tasks(dialect: str) -> ReturningInsert[*tuple[Any, ...]]:
-    insert = NEW_TASKS.insert(dialect, tasks).on_conflict_do_nothing(
+    budgeted = sa.exists().where(*_covering()).label("budgeted")
+    return _inserting(NEW_TASKS, dialect).returning(tasks.c.id, budgeted)
+
+
+def _inserting(given: rows.Given, dialect: str) -> postgresql.Insert:
+    return given.insert(dialect, tasks).on_conflict_do_nothing(
         index_elements=["project_id", "request_id"], index_where=sa.text("request_id IS NOT NULL")
     )
+
+
+def _covering() -> tuple[sa.ColumnElement[bool], ...]:
+    """Of a budget: it counts the inserted task."""
     project_id, key_id = rows.returned(tasks.c.project_id), rows.returned(tasks.c.key_id)
-    covering = sa.or_(budgets.c.key_id.is_(None), budgets.c.key_id == key_id)
-    of_all = budgets.c.batch_id.is_(None)
-    budgeted = sa.exists().where(budgets.c.project_id == project_id, of_all, covering).label("budgeted")
-    return insert.returning(tasks.c.id, budgeted)
+    of_key = sa.or_(budgets.c.key_id.is_(None), budgets.c.key_id == key_id)
+    return budgets.c.project_id == project_id, budgets.c.batch_id.is_(None), of_key
 
 
 def _inserting_bodies(dialect: str) -> rows.Statement:
@@ -115,10 +162,39 @@ def _inserting_bodies(dialect: str) -> rows.Statement:
 def _inserting_both(dialect: str) -> rows.Statement:
     """In one statement: a second is a fifth of what a commit of a few tasks takes."""
     inserted = _inserting_tasks(dialect).cte("inserted")
+    return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(_keeping_bodies(dialect, inserted))
+
+
+def _keeping_bodies(dialect: str, inserted: sa.CTE) -> sa.CTE:
     given = BODIES.table(dialect)
     theirs = sa.select(given).join(inserted, inserted.c.id == given.c.task_id)
-    bodies = sa.insert(task_requests).from_select(list(given.c.keys()), theirs).cte("kept")
-    return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(bodies)
+    return sa.insert(task_requests).from_select(list(given.c.keys()), theirs).cte("kept")
+
+
+async def _insert_as_foreseen(connection: WriteConnection, new: Sequence[NewTask], reserving: Reserving) -> None:
+    """All of `new`, with their bodies and what they reserve. Raises UnforeseenError."""
+    values = [(*VALUES(task), TaskState.QUEUED, *reserving.columns_of(task.id)) for task in _in_order(new)]
+    dialect, changes = dialect_of(connection), periods.adding(reserving.changes)
+    bound = BODIES.bind(dialect, [(task.id, task.body, task.metadata) for task in new])
+    bound |= changes.given.bind(dialect, changes.rows)
+    found = await rows.execute(connection, _inserting_foreseen, RESERVING_TASKS, values, all_new=len(new), **bound)
+    told = found.all()
+    added = told[0].added if told else 0
+    if added < len(changes.rows) or not reserving.is_as_told(new, {row.id: row.covering for row in told}):
+        raise UnforeseenError
+
+
+def _inserting_foreseen(dialect: str) -> rows.Statement:
+    """PostgreSQL's. Periods are locked after the tasks, as everywhere, and only if all of these are inserted."""
+    in_text = sa.func.string_agg(sa.cast(budgets.c.id, sa.Text), sa.literal_column("','")).aggregate_order_by(
+        budgets.c.id
+    )
+    covering = sa.select(in_text).where(*_covering()).scalar_subquery().label("covering")
+    inserted = _inserting(RESERVING_TASKS, dialect).returning(tasks.c.id, covering).cte("inserted")
+    count = sa.select(sa.func.count()).select_from(inserted).scalar_subquery()
+    added = periods.adding_with_room(dialect, count == sa.bindparam("all_new", type_=sa.BigInteger())).cte("added")
+    of_added = sa.select(sa.func.count()).select_from(added).scalar_subquery().label("added")
+    return sa.select(inserted.c.id, inserted.c.covering, of_added).add_cte(_keeping_bodies(dialect, inserted))
 
 
 async def _read_back(connection: ReadConnection, conflicting: Sequence[NewTask]) -> dict[RequestKey, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from tollgate.domain.budgets import AMOUNTS, NOTHING, VALUES, Amounts, Budget, Period
 from tollgate.store import rows
@@ -82,9 +83,43 @@ def adding(changes: Mapping[PeriodKey, Amounts]) -> rows.Step:
 
 
 def _adding(dialect: str) -> rows.Statement:
-    given = CHANGES.table(dialect)
+    return _adding_of(CHANGES.table(dialect))
+
+
+def _adding_of(given: sa.Subquery) -> sa.Update:
     sums = {name: budget_periods.c[name] + given.c[name] for name in AMOUNTS}
     return sa.update(budget_periods).where(_is(given)).values(sums)
+
+
+def adding_with_room(dialect: str, *conditions: sa.ColumnElement[bool]) -> ReturningUpdate[UUID]:
+    """PostgreSQL's: CHANGES are added to those rows that have room for them, which are locked once `conditions` hold.
+
+    For limits in money and tokens."""
+    given = CHANGES.table(dialect)
+    locked = (
+        sa.select(budget_periods.c.budget_id)
+        .join(given, _is(given))
+        .where(*conditions)
+        .order_by(budget_periods.c.budget_id, budget_periods.c.starts_on)
+        .with_for_update(of=budget_periods)
+        .cte("locked")
+    )
+    return (
+        _adding_of(given)
+        .where(
+            budget_periods.c.budget_id.in_(sa.select(locked.c.budget_id)),
+            budgets.c.id == budget_periods.c.budget_id,
+            *(_has_room(given, unit) for unit in ("nano", "tokens")),
+        )
+        .returning(budget_periods.c.budget_id)
+    )
+
+
+def _has_room(given: sa.Subquery, unit: str) -> sa.ColumnElement[bool]:
+    """As `domain.budgets.fits`."""
+    limit, asked = budgets.c[f"limit_{unit}"], given.c[f"reserved_{unit}"]
+    stands = sum((budget_periods.c[f"{kind}_{unit}"] for kind in ("reserved", "spent", "uncertain")), start=asked)
+    return sa.or_(limit.is_(None), asked == 0, stands <= limit)
 
 
 def _telling(changes: Mapping[PeriodKey, Amounts]) -> Iterable[tuple[PeriodKey, Amounts]]:

@@ -6,6 +6,7 @@ a budget made, changed or removed meanwhile never has to guess. Periods are lock
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -67,6 +68,8 @@ class Purchase(Protocol):
 class Plan:
     """Which submissions fit, decided under the lock of their budgets' rows."""
 
+    known: Sequence[Budget] = ()
+    """All of their projects, and of their batches."""
     refused: dict[int, BudgetExceededError | RateLimitedError] = field(default_factory=dict)
     """By the submission's position."""
     in_flight_left: dict[int, int] = field(default_factory=dict)
@@ -85,7 +88,7 @@ def periods_of(text: str | None) -> tuple[PeriodKey, ...]:
     return tuple((UUID(budget_id), date.fromisoformat(day)) for budget_id, _, day in parts)
 
 
-def _text_of(keys: Iterable[PeriodKey]) -> str:
+def text_of(keys: Iterable[PeriodKey]) -> str:
     return ",".join(f"{budget_id.hex}@{day.isoformat()}" for budget_id, day in keys)
 
 
@@ -98,25 +101,25 @@ async def plan(
 ) -> Plan:
     """Decide for the new tasks of each submission, in order, whether they fit; nothing is reserved yet. `batch`: they
     are bought at the batch price."""
-    made = Plan()
     known, opened = await _budgets_of(connection, [task for new in submissions.values() for task in new])
-    wanted = {}
+    made = Plan(known=known)
+    asked = {}
     for position, new in submissions.items():
         try:
-            wanted[position] = _wanted(new, known, prices, batch=batch)
+            asked[position] = wanted(new, known, prices, batch=batch)
         except BudgetExceededError as error:
             made.refused[position] = error
-    keys = {key for held in wanted.values() for _, where in held.values() for key in where}
+    keys = {key for held in asked.values() for _, where in held.values() for key in where}
     if keys:
         await periods.begin(connection, keys - opened)
-        _allot(made, wanted, await periods.lock(connection, keys))
+        _allot(made, asked, await periods.lock(connection, keys))
     return made
 
 
-def _allot(made: Plan, wanted: Mapping[int, dict[UUID, Held]], stands: dict[PeriodKey, Standing]) -> None:
+def _allot(made: Plan, wishes: Mapping[int, dict[UUID, Held]], stands: dict[PeriodKey, Standing]) -> None:
     """First come, first served. A budget that was removed meanwhile refuses nobody."""
-    for position, held in wanted.items():
-        asked = {key: amounts for key, amounts in _sums(held.values()).items() if key in stands}
+    for position, held in wishes.items():
+        asked = {key: amounts for key, amounts in sums(held.values()).items() if key in stands}
         full = next((key for key in sorted(asked) if not fits(*stands[key], asked=asked[key])), None)
         if full is not None:
             made.refused[position] = refusal(*stands[full], asked=asked[full])
@@ -136,11 +139,11 @@ async def keep(connection: WriteConnection, made: Plan, task_ids: Collection[UUI
     if not held:
         return
     values = [
-        (task_id, amounts.reserved_nano, amounts.reserved_tokens, _text_of(where))
+        (task_id, amounts.reserved_nano, amounts.reserved_tokens, text_of(where))
         for task_id, (amounts, where) in held.items()
     ]
     reserving = rows.Step(_reserving, RESERVED, values)
-    await rows.execute_together(connection, periods.adding(_sums(held.values())), reserving)
+    await rows.execute_together(connection, periods.adding(sums(held.values())), reserving)
 
 
 async def release(connection: WriteConnection, task_ids: Sequence[UUID]) -> None:
@@ -272,17 +275,26 @@ def _out_of_budget(settlement: Settlement, budget: Budget, stands: Amounts) -> S
     )  # fmt: skip
 
 
-def _wanted(new: Sequence[Purchase], known: Sequence[Budget], prices: PriceTable, *, batch: bool) -> dict[UUID, Held]:
-    """By task, of those that any budget counts. Raises BudgetExceededError."""
+def wanted(
+    new: Sequence[Purchase], known: Sequence[Budget], prices: PriceTable, *, batch: bool = False
+) -> dict[UUID, Held]:
+    """By task, of those that any budget of `known` counts. Raises BudgetExceededError for one without a price."""
+    counting = functools.cache(functools.partial(_counting, known))
     held: dict[UUID, Held] = {}
     for task in new:
-        covering = [b for b in known if b.project_id == task.project_id and b.covers(task.key_id, task.batch_id)]
-        if covering:
-            day = _day_of(task)
-            where = tuple(sorted((budget.id, budget.period.starts_on(day)) for budget in covering))
-            in_money = any(budget.limit_nano is not None for budget in covering)
+        where, in_money = counting(task.project_id, task.key_id, task.batch_id, _day_of(task))
+        if where:
             held[task.id] = (_most(task, prices, in_money=in_money, batch=batch), where)
     return held
+
+
+def _counting(
+    known: Sequence[Budget], project_id: UUID, key_id: str, batch_id: UUID | None, day: date
+) -> tuple[tuple[PeriodKey, ...], bool]:
+    """The periods that count a task of these, and whether any of them is limited in money."""
+    covering = [b for b in known if b.project_id == project_id and b.covers(key_id, batch_id)]
+    where = tuple(sorted((budget.id, budget.period.starts_on(day)) for budget in covering))
+    return where, any(budget.limit_nano is not None for budget in covering)
 
 
 def _most(task: Purchase, prices: PriceTable, *, in_money: bool, batch: bool) -> Amounts:
@@ -300,12 +312,13 @@ def _most(task: Purchase, prices: PriceTable, *, in_money: bool, batch: bool) ->
     return Amounts(reserved_nano=nano or 0, reserved_tokens=task.most_tokens, reserved_tasks=1)
 
 
-def _sums(held: Iterable[Held]) -> dict[PeriodKey, Amounts]:
-    sums: defaultdict[PeriodKey, Amounts] = defaultdict(lambda: NOTHING)
+def sums(held: Iterable[Held]) -> dict[PeriodKey, Amounts]:
+    """What they come to in each period."""
+    found: defaultdict[PeriodKey, Amounts] = defaultdict(lambda: NOTHING)
     for amounts, where in held:
         for key in where:
-            sums[key] += amounts
-    return dict(sums)
+            found[key] += amounts
+    return dict(found)
 
 
 def _day_of(task: Purchase) -> date:
