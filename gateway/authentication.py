@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from tollgate.coalescing import Coalescer
 from tollgate.domain import keys as key_rules
 from tollgate.domain.errors import AuthenticationError, PermissionDeniedError
 from tollgate.domain.keys import MasterKey
@@ -18,6 +19,8 @@ from tollgate.store.keys import StoredKey
 FRESH_S = 3.0
 """A key read from the store is believed so long: a revoked one is refused everywhere within 5 s."""
 MAX_KEPT = 10_000
+MAX_TOGETHER = 500
+"""Requests whose keys are read at once."""
 
 
 def _utc_now() -> datetime:
@@ -43,6 +46,7 @@ class Keyring:
         self._monotonic = monotonic
         self.first_master = masters[0]
         self._kept: dict[str, tuple[float, StoredKey, str]] = {}
+        self._reads: Coalescer[str, StoredKey | None] = Coalescer(self._read, max_weight=MAX_TOGETHER)
         self._verified: dict[str, tuple[float, Key]] = {}
         """By header, of those that hold the secret itself: what was right stays right until the key is read anew."""
 
@@ -82,8 +86,7 @@ class Keyring:
         kept = self._kept.get(key_id)
         if kept is not None and self._monotonic() - kept[0] < FRESH_S:
             return kept
-        async with self._database.read() as connection:
-            stored = await keys.find(connection, key_id)
+        stored = await self._reads.submit(key_id)
         master = self._masters.get(stored.master) if stored else None
         if stored is None or master is None:
             raise AuthenticationError("no such key", reason="unknown")
@@ -92,6 +95,12 @@ class Keyring:
             self._kept.clear()
         self._kept[key_id] = kept = (self._monotonic(), stored, secret)
         return kept
+
+    async def _read(self, key_ids: Sequence[str]) -> list[StoredKey | None]:
+        """All that ask by one key find it stale in the same moment: it is read once for them."""
+        async with self._database.read() as connection:
+            found = {key_id: await keys.find(connection, key_id) for key_id in set(key_ids)}
+        return [found[key_id] for key_id in key_ids]
 
 
 def require_admin(key: Key) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 import fastapi
 import jwt
 import pytest
+import sqlalchemy as sa
 from fastapi.routing import iter_route_contexts
 
 from gateway import create_app
@@ -129,6 +131,28 @@ async def test_a_key_revoked_elsewhere_is_refused_once_it_is_not_fresh(gate: Gat
         await keyring.authenticate(header)
     assert refused.value.reason == "revoked"
     assert FRESH_S < 5, "the promise is 5 s"
+
+
+async def test_a_stale_key_is_read_once_for_all_that_ask_by_it(gate: Gate) -> None:
+    clock = Clock()
+    stored = await gate.stored_key()
+    keyring = keyring_of(gate.services, clock)
+    header = await text_of(gate, stored)
+    await keyring.authenticate(header)
+    clock.s += FRESH_S + 0.001
+    read: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM api_keys" in statement:
+            read.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        found = await asyncio.gather(*(keyring.authenticate(header) for _ in range(64)))
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert {key.id for key in found} == {stored.id}
+    assert 1 <= len(read) <= 2, "one came before the others"
 
 
 async def test_a_key_that_expires_while_it_is_fresh_is_refused(gate: Gate) -> None:

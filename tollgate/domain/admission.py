@@ -23,7 +23,7 @@ from tollgate.domain.usage import MAX_TOKENS, estimate_prompt_tokens
 BULK_OVER = 100
 """A list longer than this is bulk work unless it says otherwise."""
 NO_DIGEST = ""
-"""Of lines: their batch has one."""
+"""Of what is never compared: without a request_id nothing can be its repeat, and of lines their batch has one."""
 HINTED_AT_ONCE = 500
 """Of a bulk list so many are announced with the commit; the announcer feeds the rest by what its routes settle,
 so that a long list neither floods the broker nor starves a neighbour."""
@@ -116,7 +116,7 @@ def _row(
         key_id=key.id,
         custom_id=request.custom_id,
         request_id=request.request_id,
-        digest=request.digest if of is None else NO_DIGEST,
+        digest=request.digest if of is None and request.request_id is not None else NO_DIGEST,
         label=request.label,
         endpoint=request.endpoint,
         model=request.model,
