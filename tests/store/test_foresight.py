@@ -21,7 +21,7 @@ from tollgate.domain.ids import new_id
 from tollgate.domain.tasks import Accepted, Key, NewTask
 from tollgate.store import budgets, labels, periods
 from tollgate.store.database import Database
-from tollgate.store.foresight import Foresight
+from tollgate.store.foresight import MOST_PASSES, Foresight
 from tollgate.store.schema import task_requests, tasks
 
 
@@ -36,7 +36,8 @@ class Gateway:
         return await spending.take_in(self.database, self.foresight, *submissions)
 
     def foresees(self, *new: NewTask) -> bool:
-        return self.foresight.of(new, prices=PRICES) is not None
+        """Now, or after a while."""
+        return any(self.foresight.of(new, prices=PRICES) is not None for _ in range(MOST_PASSES + 1))
 
 
 async def experienced(database: Database, key: Key) -> Gateway:
@@ -120,6 +121,53 @@ async def test_a_budget_that_is_new_counts(postgres: Database) -> None:
     assert outcomes[1].budget_id == str(new)
 
 
+async def test_a_limit_in_money_that_is_new_refuses_what_has_no_price(postgres: Database) -> None:
+    key = await seeds.a_key(postgres)
+    await spending.a_budget(postgres, key, limit_nano=None, limit_tokens=10**6)
+    gateway = await experienced(postgres, key)
+    outcomes = []
+    for _ in range(2):
+        outcomes += await gateway.submit([spending.a_task(key, route="zhipu/unpriced")])
+        await spending.a_budget(postgres, key, limit_nano=10**12, limit_tokens=10**6)
+    assert is_accepted(outcomes[0])
+    assert isinstance(outcomes[1], BudgetExceededError)
+
+
+async def test_what_is_not_as_foreseen_is_not_tried_again_at_once(postgres: Database) -> None:
+    key = await seeds.a_key(postgres)
+    budget_id = await spending.a_budget(postgres, key)
+    gateway = await experienced(postgres, key)
+    async with postgres.write() as connection:
+        await budgets.remove(connection, budget_id)
+    assert [await transactions_of(gateway, spending.a_task(key)) for _ in range(3)] == [2, 1, 1]
+
+
+async def test_repeats_are_not_taken_in_twice_each_time(postgres: Database) -> None:
+    key = await seeds.a_key(postgres)
+    await spending.a_budget(postgres, key, limit_nano=10**12)
+    gateway = await experienced(postgres, key)
+    repeated = spending.a_task(key, request_id="request-1")
+    await gateway.submit([repeated])
+    made = [await transactions_of(gateway, replace(repeated, id=new_id()), spending.a_task(key)) for _ in range(99)]
+    assert 99 < sum(made) < 99 + 7, "ever less often"
+
+
+async def transactions_of(gateway: Gateway, *new: NewTask) -> int:
+    """How many it takes to take `new` in, all of them accepted."""
+    begun = 0
+
+    def note(_connection: Any) -> None:
+        nonlocal begun
+        begun += 1
+
+    sa.event.listen(sa.Engine, "begin", note)
+    try:
+        assert all(map(is_accepted, await gateway.submit(*([task] for task in new))))
+    finally:
+        sa.event.remove(sa.Engine, "begin", note)
+    return begun
+
+
 async def test_a_budget_that_is_gone_counts_nothing(postgres: Database) -> None:
     key = await seeds.a_key(postgres)
     gone, left = await spending.a_budget(postgres, key), await spending.a_budget(postgres, key, period=Period.DAY)
@@ -163,6 +211,17 @@ async def test_a_repeat_reserves_nothing_and_its_neighbour_what_it_should(postgr
         (Accepted(id=fresh.id),),
     ]
     assert await stands(postgres, budget_id) == 3
+
+
+async def test_a_repeat_teaches_nothing_of_its_own_budgets(postgres: Database) -> None:
+    key, other = await seeds.a_key(postgres), await seeds.a_key(postgres, project="other")
+    for one in (key, other):
+        await spending.a_budget(postgres, one)
+    gateway = await experienced(postgres, key)
+    repeated = spending.a_task(key, request_id="request-1")
+    await gateway.submit([repeated])
+    await gateway.submit([replace(repeated, id=new_id())], [spending.a_task(other)])
+    assert gateway.foresees(spending.a_task(other))
 
 
 async def test_one_label_too_many_reserves_nothing(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +278,29 @@ async def test_gateways_with_the_same_request_ids_never_wait_in_a_ring(postgres:
         for turn in range(10):
             await asyncio.gather(*(submit(gateway, turn) for gateway in gateways))
     assert await stands(postgres, budget_id) == 4 + 60
+
+
+async def test_it_is_as_foreseen_also_after_a_wait_for_the_period(postgres: Database) -> None:
+    key = await seeds.a_key(postgres)
+    budget_id = await spending.a_budget(postgres, key)
+    gateway = await experienced(postgres, key)
+    async with postgres.write() as connection:
+        await spending.submit_in(connection, [spending.a_task(key)])
+        submitting = asyncio.create_task(gateway.submit([spending.a_task(key)]))
+        await seeds.until_waiting(postgres)
+    assert is_accepted((await submitting)[0])
+    assert not gateway.foresight.misses
+    assert await stands(postgres, budget_id) == 3
+
+
+async def test_a_label_is_foreseen_once_it_was_seen(postgres: Database) -> None:
+    key = await seeds.a_key(postgres)
+    await spending.a_budget(postgres, key)
+    gateway = await experienced(postgres, key)
+    assert not gateway.foresees(spending.a_task(key, label="a"))
+    await gateway.submit([spending.a_task(key, label="a")])
+    assert gateway.foresees(spending.a_task(key, label="a"))
+    assert not gateway.foresees(spending.a_task(key, label="b"))
 
 
 async def test_no_period_is_locked_while_a_task_is_waited_for(postgres: Database) -> None:

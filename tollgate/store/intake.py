@@ -7,7 +7,7 @@ return conflicting rows, so those are read back and compared by digest.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -24,9 +24,11 @@ from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Accepted, NewTask
 from tollgate.store import labels, periods, reservations, rows
 from tollgate.store.database import Database, ReadConnection, WriteConnection, dialect_of
-from tollgate.store.foresight import Foresight, Reserving, UnforeseenError
+from tollgate.store.foresight import IN_MONEY, Foresight, Reserving, UnforeseenError
 from tollgate.store.labels import Label
 from tollgate.store.schema import budgets, task_requests, tasks
+
+log = logging.getLogger("tollgate.intake")
 
 Submission = tuple[NewTask, ...]
 Outcome = tuple[Accepted, ...] | RequestError
@@ -47,26 +49,22 @@ RequestKey = tuple[UUID, str]
 async def take_in(
     database: Database, submissions: Sequence[Submission], *, prices: PriceTable, foresight: Foresight
 ) -> list[Outcome]:
-    """As `submit`, committed. Raises StoreUnavailableError."""
+    """As `submit`, committed; in one statement where `foresight` knows the budgets. Raises StoreUnavailableError."""
     new = [task for submission in submissions for task in submission]
     may_foresee = database.dialect != "sqlite" and len(new) <= ROWS_AT_ONCE
     if may_foresee and (reserving := foresight.of(new, prices=prices)) is not None:
-        with contextlib.suppress(UnforeseenError):
+        try:
             async with database.write() as connection:
-                return await _submit_as_foreseen(connection, submissions, reserving)
+                await _insert_as_foreseen(connection, new, reserving)
+        except UnforeseenError:
+            log.debug("budgets not as foreseen", extra={"tasks": len(new)})
+            foresight.missed(new)
+        else:
+            foresight.hit()
+            return [tuple(Accepted(id=task.id) for task in submission) for submission in submissions]
     async with database.write() as connection:
-        return await submit(connection, submissions, prices=prices, foresight=foresight)
-
-
-async def _submit_as_foreseen(
-    connection: WriteConnection, submissions: Sequence[Submission], reserving: Reserving
-) -> list[Outcome]:
-    """Raises UnforeseenError where anything is to be decided: nothing of it may be committed then."""
-    await _insert_as_foreseen(connection, [task for submission in submissions for task in submission], reserving)
-    accepted = [tuple(Accepted(id=task.id) for task in submission) for submission in submissions]
-    outcomes, _ = await _limit_labels(connection, submissions, accepted)
-    if any(isinstance(outcome, RequestError) for outcome in outcomes):
-        raise UnforeseenError
+        outcomes = await submit(connection, submissions, prices=prices, foresight=foresight)
+    foresight.learn_labels(_needed(submissions, outcomes))
     return outcomes
 
 
@@ -87,8 +85,8 @@ async def submit(
     outcomes, new_labels = await _limit_labels(connection, submissions, found)
     counted = _inserted(submissions, outcomes, inserted) if budgeted else {}
     plan = await reservations.plan(connection, counted, prices=prices)
-    if foresight is not None and budgeted:
-        foresight.learn(new, plan.known, fitted=not plan.refused)
+    if foresight is not None and (budgeted or foresight.knows):
+        foresight.learn(_inserted(submissions, outcomes, inserted), plan)
     for i, refused in plan.refused.items():
         outcomes[i] = refused
     for i, left in plan.in_flight_left.items():
@@ -162,39 +160,44 @@ def _inserting_bodies(dialect: str) -> rows.Statement:
 def _inserting_both(dialect: str) -> rows.Statement:
     """In one statement: a second is a fifth of what a commit of a few tasks takes."""
     inserted = _inserting_tasks(dialect).cte("inserted")
-    return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(_keeping_bodies(dialect, inserted))
+    return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(_keeping_bodies(dialect, inserted).cte("kept"))
 
 
-def _keeping_bodies(dialect: str, inserted: sa.CTE) -> sa.CTE:
+def _keeping_bodies(dialect: str, inserted: sa.CTE) -> ReturningInsert[UUID]:
     given = BODIES.table(dialect)
     theirs = sa.select(given).join(inserted, inserted.c.id == given.c.task_id)
-    return sa.insert(task_requests).from_select(list(given.c.keys()), theirs).cte("kept")
+    return sa.insert(task_requests).from_select(list(given.c.keys()), theirs).returning(task_requests.c.task_id)
 
 
 async def _insert_as_foreseen(connection: WriteConnection, new: Sequence[NewTask], reserving: Reserving) -> None:
-    """All of `new`, with their bodies and what they reserve. Raises UnforeseenError."""
+    """All of `new`, with their bodies and what they reserve. Raises UnforeseenError: nothing may be committed then."""
+    dialect = dialect_of(connection)
     values = [(*VALUES(task), TaskState.QUEUED, *reserving.columns_of(task.id)) for task in _in_order(new)]
-    dialect, changes = dialect_of(connection), periods.adding(reserving.changes)
+    changes = periods.values_of(reserving.changes)
     bound = BODIES.bind(dialect, [(task.id, task.body, task.metadata) for task in new])
-    bound |= changes.given.bind(dialect, changes.rows)
+    bound |= periods.CHANGES.bind(dialect, changes)
     found = await rows.execute(connection, _inserting_foreseen, RESERVING_TASKS, values, all_new=len(new), **bound)
     told = found.all()
     added = told[0].added if told else 0
-    if added < len(changes.rows) or not reserving.is_as_told(new, {row.id: row.covering for row in told}):
+    if added < len(changes) or not reserving.is_as_told(new, {row.id: row.covering for row in told}):
         raise UnforeseenError
 
 
 def _inserting_foreseen(dialect: str) -> rows.Statement:
-    """PostgreSQL's. Periods are locked after the tasks, as everywhere, and only if all of these are inserted."""
-    in_text = sa.func.string_agg(sa.cast(budgets.c.id, sa.Text), sa.literal_column("','")).aggregate_order_by(
-        budgets.c.id
-    )
-    covering = sa.select(in_text).where(*_covering()).scalar_subquery().label("covering")
-    inserted = _inserting(RESERVING_TASKS, dialect).returning(tasks.c.id, covering).cte("inserted")
-    count = sa.select(sa.func.count()).select_from(inserted).scalar_subquery()
-    added = periods.adding_with_room(dialect, count == sa.bindparam("all_new", type_=sa.BigInteger())).cte("added")
-    of_added = sa.select(sa.func.count()).select_from(added).scalar_subquery().label("added")
-    return sa.select(inserted.c.id, inserted.c.covering, of_added).add_cte(_keeping_bodies(dialect, inserted))
+    """PostgreSQL's. As everywhere periods are locked after the tasks, and here after their bodies too: the lock's
+    condition counts these, so all are written, or their conflicts waited for, before it can hold."""
+    mark = sa.case((budgets.c.limit_nano.is_(None), ""), else_=IN_MONEY)
+    in_text = sa.func.string_agg(sa.cast(budgets.c.id, sa.Text) + mark, sa.literal_column("','"))
+    covering = sa.select(in_text.aggregate_order_by(budgets.c.id)).where(*_covering()).scalar_subquery()
+    inserted = _inserting(RESERVING_TASKS, dialect).returning(tasks.c.id, covering.label("covering")).cte("inserted")
+    kept = _keeping_bodies(dialect, inserted).cte("kept")
+    all_kept = _count(kept) == sa.bindparam("all_new", type_=sa.BigInteger())
+    added = periods.adding_with_room(dialect, all_kept).cte("added")
+    return sa.select(inserted.c.id, inserted.c.covering, _count(added).label("added"))
+
+
+def _count(of: sa.CTE) -> sa.ScalarSelect[int]:
+    return sa.select(sa.func.count()).select_from(of).scalar_subquery()
 
 
 async def _read_back(connection: ReadConnection, conflicting: Sequence[NewTask]) -> dict[RequestKey, Any]:

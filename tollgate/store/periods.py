@@ -78,8 +78,12 @@ def _standing(found: Iterable[Any]) -> dict[PeriodKey, Standing]:
 
 def adding(changes: Mapping[PeriodKey, Amounts]) -> rows.Step:
     """To rows that are locked."""
-    values = [(*key, *VALUES(amounts)) for key, amounts in sorted(_telling(changes), key=lambda item: item[0])]
-    return rows.Step(_adding, CHANGES, values)
+    return rows.Step(_adding, CHANGES, values_of(changes))
+
+
+def values_of(changes: Mapping[PeriodKey, Amounts]) -> list[tuple[Any, ...]]:
+    """For CHANGES, of those that change anything, in their order."""
+    return [(*key, *VALUES(changes[key])) for key in sorted(changes) if changes[key] != NOTHING]
 
 
 def _adding(dialect: str) -> rows.Statement:
@@ -97,7 +101,7 @@ def adding_with_room(dialect: str, *conditions: sa.ColumnElement[bool]) -> Retur
     For limits in money and tokens."""
     given = CHANGES.table(dialect)
     locked = (
-        sa.select(budget_periods.c.budget_id)
+        sa.select(budget_periods.c.budget_id, budget_periods.c.starts_on)
         .join(given, _is(given))
         .where(*conditions)
         .order_by(budget_periods.c.budget_id, budget_periods.c.starts_on)
@@ -107,7 +111,8 @@ def adding_with_room(dialect: str, *conditions: sa.ColumnElement[bool]) -> Retur
     return (
         _adding_of(given)
         .where(
-            budget_periods.c.budget_id.in_(sa.select(locked.c.budget_id)),
+            budget_periods.c.budget_id == locked.c.budget_id,
+            budget_periods.c.starts_on == locked.c.starts_on,
             budgets.c.id == budget_periods.c.budget_id,
             *(_has_room(given, unit) for unit in ("nano", "tokens")),
         )
@@ -120,10 +125,6 @@ def _has_room(given: sa.Subquery, unit: str) -> sa.ColumnElement[bool]:
     limit, asked = budgets.c[f"limit_{unit}"], given.c[f"reserved_{unit}"]
     stands = sum((budget_periods.c[f"{kind}_{unit}"] for kind in ("reserved", "spent", "uncertain")), start=asked)
     return sa.or_(limit.is_(None), asked == 0, stands <= limit)
-
-
-def _telling(changes: Mapping[PeriodKey, Amounts]) -> Iterable[tuple[PeriodKey, Amounts]]:
-    return ((key, amounts) for key, amounts in changes.items() if amounts != NOTHING)
 
 
 async def _hold(connection: WriteConnection, budget_ids: Collection[UUID]) -> set[UUID]:
