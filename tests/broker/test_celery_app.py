@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 
 from tests.broker.private_redis import PrivateRedis
@@ -28,7 +29,10 @@ def test_interactive_messages_are_taken_before_bulk_ones(redis_url: str) -> None
     with app.connection_for_read() as connection, connection.Consumer(queues, callbacks=[take]) as consumer:
         consumer.qos(prefetch_count=1)
         while len(order) < 20:
-            connection.drain_events(timeout=20)
+            try:
+                connection.drain_events(timeout=20)
+            except TimeoutError:
+                pytest.fail(f"{len(order)} of 20 messages came: {order}")
     app.close()
     # One bulk message may be asked for before the first interactive one is there: BRPOP names all queues in order.
     assert order == ["cloud.interactive"] * 10 + ["cloud.bulk"] * 10
