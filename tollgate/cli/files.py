@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate.cli import exits, listing, options, output
+from tollgate.cli import in_turn, listing, options, output
 from tollgate.cli.connection import segment
 
 if TYPE_CHECKING:
@@ -66,22 +66,14 @@ def delete(
     Examples:
       tollgate files delete 01a20464-51f8-709a-b8cb-cc506b33e5ae
     """
-    refused = False
     with options.gateway(url=url, key=key, data=data) as gateway:
-        for file_id in dict.fromkeys(ids):
-            try:
-                removed = gateway.ask("DELETE", f"/files/{segment(file_id)}")
-            except exits.RefusedError as error:
-                if error.status not in (404, 409):
-                    raise
-                output.note(f"{file_id}: {error}")
-                refused = True
-                continue
-            if as_json:
-                output.json_line(removed)
-            else:
-                print(f"{removed['id']}  removed")
-    raise typer.Exit(exits.FAILED if refused else exits.OK)
+        removed = in_turn.each(
+            ids,
+            lambda file_id: gateway.ask("DELETE", f"/files/{segment(file_id)}"),
+            told=lambda _: "removed",
+            as_json=as_json,
+        )
+    raise typer.Exit(removed)
 
 
 def _table(files: list[Json]) -> Table:

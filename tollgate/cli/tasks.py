@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate.cli import answers, exits, listing, options, output
+from tollgate.cli import answers, in_turn, listing, options, output
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from tollgate.cli.client import Gateway
 
 Json = dict[str, Any]
 PAGE_MAX = 1_000
@@ -101,8 +98,7 @@ def cancel(
       tollgate tasks cancel 0199c2f0-6a4e-7c31-a0b7-52ab3e1f4d10
     """
     with options.gateway(url=url, key=key, data=data) as gateway:
-        done = [_cancel(gateway, task_id, as_json=as_json) for task_id in dict.fromkeys(ids)]
-    raise typer.Exit(exits.OK if all(done) else exits.FAILED)
+        raise typer.Exit(in_turn.each(ids, gateway.cancel, told=_stands, as_json=as_json, passed_over=(404,)))
 
 
 @app.command()
@@ -122,8 +118,7 @@ def delete(
       tollgate tasks delete 0199c2f0-6a4e-7c31-a0b7-52ab3e1f4d10
     """
     with options.gateway(url=url, key=key, data=data) as gateway:
-        done = [_delete(gateway, task_id, as_json=as_json) for task_id in dict.fromkeys(ids)]
-    raise typer.Exit(exits.OK if all(done) else exits.FAILED)
+        raise typer.Exit(in_turn.each(ids, gateway.delete, told=lambda _: "erased", as_json=as_json))
 
 
 def _table(tasks: list[Json]) -> Table:
@@ -145,40 +140,9 @@ def _table(tasks: list[Json]) -> Table:
     return table
 
 
-def _cancel(gateway: Gateway, task_id: str, *, as_json: bool) -> bool:
-    """Whether there was such a task."""
-    task = _told(task_id, gateway.cancel, passed_over=(404,))
-    if task is None:
-        return False
+def _stands(task: Json) -> str:
     asked = task["state"] == "running" and task.get("cancel_requested_at")
-    if as_json:
-        output.json_line(task)
-    else:
-        print(f"{task['id']}  {'running, asked to stop' if asked else task['state']}")
-    return True
-
-
-def _delete(gateway: Gateway, task_id: str, *, as_json: bool) -> bool:
-    """Whether there was such a task, and it had ended."""
-    task = _told(task_id, gateway.delete, passed_over=(404, 409))
-    if task is None:
-        return False
-    if as_json:
-        output.json_line(task)
-    else:
-        print(f"{task['id']}  erased")
-    return True
-
-
-def _told(task_id: str, ask: Callable[[str], Json], *, passed_over: tuple[int, ...]) -> Json | None:
-    """What comes of asking for it; None: it was refused so, and the next one has its turn."""
-    try:
-        return ask(task_id)
-    except exits.RefusedError as error:
-        if error.status not in passed_over:
-            raise
-        output.note(f"{task_id}: {error}")
-        return None
+    return "running, asked to stop" if asked else str(task["state"])
 
 
 def _time(text: str | None, option: str) -> str | None:

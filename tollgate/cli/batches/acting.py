@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tollgate.cli import exits, options, output
+from tollgate.cli import exits, in_turn, options
 from tollgate.cli.batches import shown
 from tollgate.cli.connection import segment
 
@@ -117,37 +117,25 @@ def delete(
       tollgate batch delete 01a20464-51f8-709a-b8cb-cc506b33e5ae
     """
     with options.gateway(url=url, key=key, data=data) as gateway:
-        raise typer.Exit(_in_turn(ids, lambda path: gateway.ask("DELETE", path), told=_deleted, as_json=as_json))
+        deleted = in_turn.each(
+            ids,
+            lambda batch_id: gateway.ask("DELETE", f"/batches/{segment(batch_id)}"),
+            told=lambda _: "deleted",
+            as_json=as_json,
+        )
+    raise typer.Exit(deleted)
 
 
 def _each(gateway: Gateway, ids: Sequence[str], action: str, *, as_json: bool, body: Json | None = None) -> int:
-    return _in_turn(ids, lambda path: gateway.ask("POST", f"{path}/{action}", body=body), told=_stands, as_json=as_json)
-
-
-def _in_turn(ids: Sequence[str], ask: Callable[[str], Json], *, told: Callable[[Json], str], as_json: bool) -> int:
-    """The exit code. One that is not there, or where there is nothing to do, does not keep the others from it.
-
-    `ask` is given the path of each, `told` what it answers."""
-    refused = False
-    for batch_id in dict.fromkeys(ids):
-        try:
-            answer = ask(f"/batches/{segment(batch_id)}")
-        except exits.RefusedError as error:
-            if error.status not in (400, 404, 409):
-                raise
-            output.note(f"{batch_id}: {error}")
-            refused = True
-            continue
-        if as_json:
-            output.json_line(answer)
-        else:
-            print(f"{answer['id']}  {told(answer)}")
-    return exits.FAILED if refused else exits.OK
+    """The exit code. A 400 is one where there is nothing to do."""
+    return in_turn.each(
+        ids,
+        lambda batch_id: gateway.ask("POST", f"/batches/{segment(batch_id)}/{action}", body=body),
+        told=_stands,
+        as_json=as_json,
+        passed_over=(400, 404, 409),
+    )
 
 
 def _stands(batch: Json) -> str:
     return f"{shown.state(batch)}: {shown.counted(batch)}"
-
-
-def _deleted(_: Json) -> str:
-    return "deleted"
