@@ -17,7 +17,7 @@ from uuid import UUID
 
 from tollgate.broker.bus import ENDED, Bus
 from tollgate.domain.settling import Settlement
-from tollgate.store import leases, price_list
+from tollgate.store import leases, price_list, sessions
 from tollgate.store.database import Database
 from worker import outcomes
 from worker.billing import Rules
@@ -56,14 +56,22 @@ class Watch:
         self._forgot_at_s = float("-inf")
 
     async def look(self) -> None:
-        """Read every heartbeat; bury the workers that are dead; give back what dead ones held."""
-        for worker_id in await self._dead():
+        """Read every heartbeat; bury the workers that are dead; give back what dead ones held. Before whatever may wait
+        for a lock, take theirs from processes that stand still."""
+        dead = await self._dead()
+        await self._free_locks()
+        for worker_id in dead:
             heartbeat = self._seen.pop(worker_id).heartbeat
             async with self._database.write() as connection:
                 if await leases.bury(connection, worker_id, heartbeat=heartbeat):
                     log.warning("worker is dead", extra={"worker_id": str(worker_id)})
         await self.rescue()
         await self._forget()
+
+    async def _free_locks(self) -> None:
+        async with self._database.read() as connection:
+            if ended := await sessions.end_abandoned(connection):
+                log.warning("database sessions ended, their processes stand still", extra={"server_pids": ended})
 
     async def rescue(self) -> int:
         """Give back tasks whose worker is dead: a call without an upstream id may have been billed, one with an id

@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 import itertools
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -26,6 +25,8 @@ class Step:
     when: Literal["before", "after"]
     grace_s: float = 0.0
     """From the passing to the death: what the step has begun gets so long."""
+    of: str = ""
+    """Only passings with this in an argument count."""
 
 
 WRITTEN_S = 0.2
@@ -70,6 +71,13 @@ IN_TRANSACTION = {
     "settling": Step(module="tollgate.store.settlements", function="settle", when="after"),
     # worker: it has the announcers' lock
     "feeding": Step(module="tollgate.store.announce", function="take_due", when="after"),
+    # worker: it has that lock, and the server waits for the rest of a statement
+    "preparing": Step(
+        module="sqlalchemy.dialects.postgresql.asyncpg",
+        function="AsyncAdapt_asyncpg_connection._prepare",
+        when="after",
+        of="SET announced_at",
+    ),
 }
 """Where a process has locks in the database. One that is killed there lets go of them; one that is frozen does not."""
 
@@ -83,30 +91,31 @@ def strike_at(name: str, *, passing: int = 1, with_signal: signal.Signals = sign
     original = getattr(owner, attribute)
     passings = itertools.count(1)
 
-    def pass_it() -> None:
-        if next(passings) == passing:
+    def pass_it(*args: Any) -> None:
+        counts = not step.of or any(step.of in str(arg) for arg in args)
+        if counts and next(passings) == passing:
             _strike(step.grace_s, with_signal)
 
     setattr(owner, attribute, _struck(original, step, pass_it))
 
 
-def _struck(original: Function, step: Step, pass_it: Callable[[], None]) -> Function:
+def _struck(original: Function, step: Step, pass_it: Function) -> Function:
 
     @functools.wraps(original)
     def before(*args: Any, **options: Any) -> Any:
-        pass_it()
+        pass_it(*args)
         return original(*args, **options)
 
     @functools.wraps(original)
     def after(*args: Any, **options: Any) -> Any:
         result = original(*args, **options)
-        pass_it()
+        pass_it(*args)
         return result
 
     @functools.wraps(original)
     async def after_awaiting(*args: Any, **options: Any) -> Any:
         result = await original(*args, **options)
-        pass_it()
+        pass_it(*args)
         return result
 
     if step.when == "before":
@@ -119,4 +128,5 @@ def _strike(grace_s: float, with_signal: signal.Signals) -> None:
     if grace_s:
         threading.Timer(grace_s, _strike, [0.0, with_signal]).start()
     else:
-        os.kill(os.getpid(), with_signal)
+        # To this thread: sent to the process, another may take it, and this one runs on until that one has a core.
+        signal.pthread_kill(threading.get_ident(), with_signal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from tests.worker.world import LIMIT_S, PRICES, World
 from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
-from tollgate.store import cancels, leases
+from tollgate.store import announce, cancels, leases, sessions
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
 from worker.billing import Rules
@@ -122,3 +123,21 @@ async def test_a_cancel_that_a_dead_worker_missed_ends_its_task(world: World) ->
     await Watch(world.database, world.bus, Rules(prices=PRICES)).rescue()
     [task] = await world.ended([claimed.id])
     assert (task.state, task.attempts[0].outcome) == (TaskState.CANCELLED, AttemptOutcome.UNCERTAIN)
+
+
+async def test_a_process_that_froze_in_the_announcers_turn_does_not_keep_it(
+    postgres_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sessions, "ABANDONED_AFTER_MS", 0)
+    world = postgres_world
+    watch = Watch(world.database, world.bus, Rules(prices=PRICES))
+    with contextlib.suppress(StoreUnavailableError):
+        async with announce.turn(world.database) as frozen:
+            assert frozen is not None
+            driver = (await frozen.get_raw_connection()).driver_connection
+            assert driver is not None
+            await driver.prepare("SELECT $1::int")  # and no Sync
+            await watch.look()
+            async with announce.turn(world.database) as connection:
+                assert connection is not None
+    assert "their processes stand still" in caplog.text

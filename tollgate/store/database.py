@@ -33,7 +33,11 @@ COMMAND_TIMEOUT_S = 40.0
 """A server that ends no statement within its own limit is not reached any more: its host is gone, or frozen."""
 IDLE_IN_TRANSACTION_MS = 15_000
 """A process that was stopped in the middle of a transaction must not keep its locks: no transaction here waits for
-anything but its next statement."""
+anything but its next statement. In the middle of a statement `store.sessions` ends it."""
+APPLICATION = "tollgate"
+"""`application_name` of sessions that keep to these limits."""
+UNHURRIED = "tollgate scan"
+"""Of those that may take as long as they like."""
 OUTAGE_CLASSES = frozenset({"08", "53", "57"})
 """SQLSTATE classes: connection lost, out of resources, shut down or timed out (PostgreSQL manual, appendix A)."""
 OUTAGE_STATES = frozenset({"25006", "25P03", "40001", "40P01", "55P03"})
@@ -168,7 +172,7 @@ def _postgres_engine(url: sa.URL, *, pool: int, command_timeout_s: float | None)
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": command_timeout_s,
             "server_settings": {
-                "application_name": "tollgate",
+                "application_name": APPLICATION if command_timeout_s else UNHURRIED,
                 "statement_timeout": str(STATEMENT_TIMEOUT_MS),
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS if command_timeout_s else 0),
                 "jit": "off",
