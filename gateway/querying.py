@@ -11,6 +11,7 @@ from gateway.services import Services
 from gateway.waiting import heard
 from tollgate.broker.bus import CANCEL, ENDED
 from tollgate.domain.errors import NotFoundError
+from tollgate.domain.routing import upstream_of
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Key
 from tollgate.store import cancels, keys, leases, pauses, tasks
@@ -93,7 +94,7 @@ async def give_up_if_paused(services: Services, key: Key, one: Task) -> Task:
 async def _pause_of(services: Services, route: str) -> str | None:
     """Why no worker that knows `route` can call it; None where one can, or nobody knows."""
     async with services.database.read() as connection:
-        paused = [row for row in await pauses.read(connection) if row.upstream == route.partition("/")[0]]
+        paused = [row for row in await pauses.read(connection) if row.upstream == upstream_of(route)]
         if not paused:
             return None
         loads = [worker.load[route] for worker in await leases.alive(connection) if route in worker.load]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tollgate.domain import reach
-from tollgate.domain.routing import Catalog
+from tollgate.domain.routing import Catalog, upstream_of
 from tollgate.domain.states import Priority
 from tollgate.store.leases import RouteLoad
 from worker.lease import Heartbeat, Load
@@ -14,10 +14,6 @@ from worker.pausing import Pauses
 from worker.slots import Slots
 from worker.upstreams.registry import Connected
 from worker.upstreams.zhipu import ZhipuUpstream
-
-
-def upstream_of(route: str) -> str:
-    return route.partition("/")[0]
 
 
 class Capacity:

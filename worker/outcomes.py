@@ -8,7 +8,7 @@ from functools import partial
 
 from tollgate.domain import retries, verdicts
 from tollgate.domain.errors import UpstreamError
-from tollgate.domain.settling import NOTHING_BILLED, Bill, Settlement
+from tollgate.domain.settling import NOTHING_BILLED, Bill, Known, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.usage import TokenUsage
 from tollgate.domain.values import value
@@ -38,15 +38,22 @@ class Outcome:
 
 
 def answered(
-    leased: Leased, answer: Answer, *, rules: Rules, now: datetime, jitter: float, ways: Ways | None = None
+    leased: Leased,
+    answer: Answer,
+    *,
+    rules: Rules,
+    now: datetime,
+    jitter: float,
+    ways: Ways | None = None,
+    known: Known | None = None,
 ) -> Outcome:
     """A complete answer: the task succeeds, unless the model failed inside its HTTP 200 ("network_error")."""
     usage = answer.usage or billing.estimated_usage(leased, answer.texts)
     bill = billing.bill(leased, usage, rules)
     if answer.finish_reason == "network_error":
         error = UpstreamError("the model ended with network_error", code="1234", http_status=answer.http_status)
-        known = bill if answer.usage else None
-        return failed(leased, error, sent=True, bill=known, rules=rules, now=now, jitter=jitter, ways=ways)
+        told = bill if answer.usage else None
+        return failed(leased, error, sent=True, bill=told, rules=rules, now=now, jitter=jitter, ways=ways)
     return Outcome(
         settlement=Settlement(
             task_id=leased.id,
@@ -57,6 +64,7 @@ def answered(
             bill=bill,
             http_status=answer.http_status,
             result=answer.body,
+            known=known,
         )
     )
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from tollgate.domain.errors import LeaseRanOutError, PollError, UpstreamError
 from tollgate.domain.lanes import priority_of
+from tollgate.domain.routing import upstream_of
 from tollgate.domain.settling import Resolution, Settlement
 from tollgate.domain.states import TaskState
 from tollgate.domain.usage import TokenUsage
@@ -21,7 +22,7 @@ from tollgate.store.claims import Claimed
 from worker import billing, outcomes
 from worker.billing import Rules
 from worker.calling import Caller
-from worker.capacity import Capacity, upstream_of
+from worker.capacity import Capacity
 from worker.credentials import Credentials
 from worker.detours import Ways, ways_of
 from worker.outcomes import Outcome
@@ -219,6 +220,7 @@ class Runner:
             now=datetime.now(UTC),
             jitter=random.random(),
             ways=self._ways(running, credential),
+            known=running.claimed.known,
         )
 
     def _ways(self, running: Running, credential: str) -> Ways | None:

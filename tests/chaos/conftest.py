@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.processes import Processes
 from tests.broker.private_redis import BINARY
 from tests.chaos import ledger, report
-from tests.chaos.deployment import MASTER_KEY, ROOT, Deployment, serves
+from tests.chaos.deployment import MASTER_KEY, ROOT, Deployment, Keys, serves
 from tests.chaos.private_postgres import PrivatePostgres, find_binaries
 from tests.conftest import absent
 
@@ -33,8 +33,8 @@ def chaos_postgres() -> Iterator[PrivatePostgres]:
 
 
 @pytest.fixture(scope="session")
-def chaos_template(chaos_postgres: PrivatePostgres, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A migrated database to be cloned, and the admin key in it."""
+def chaos_template(chaos_postgres: PrivatePostgres, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Keys]:
+    """A migrated database to be cloned, and two admin keys in it: one with budgets, one without."""
     if BINARY is None:
         absent("redis-server", FileNotFoundError("not on the PATH"))
     name, processes = "template_of_chaos", Processes(tmp_path_factory.mktemp("template"))
@@ -47,24 +47,28 @@ def chaos_template(chaos_postgres: PrivatePostgres, tmp_path_factory: pytest.Tem
     migrated = processes.run("tollgate", "migrate", environment=environment)
     assert migrated.returncode == 0, migrated.stderr
     create = ("keys", "create", "--project", "default", "--role", "admin", "--json")
-    made = processes.run("tollgate", *create, environment=environment)
-    assert made.returncode == 0, made.stderr
+    keys = []
+    for _ in range(2):
+        made = processes.run("tollgate", *create, environment=environment)
+        assert made.returncode == 0, made.stderr
+        keys.append(json.loads(made.stdout))
     # Wide enough for all: what is reserved, spent and released in them must be right to the last unit.
     for budget in (("--period", "day", "--cost", "1000000"), ("--period", "total", "--tokens", "1000000000")):
-        limited = processes.run("tollgate", "budgets", "set", "--project", "default", *budget, environment=environment)
+        of = ("--project", "default", "--key", keys[0]["id"])
+        limited = processes.run("tollgate", "budgets", "set", *of, *budget, environment=environment)
         assert limited.returncode == 0, limited.stderr
-    return name, json.loads(made.stdout)["key"]
+    return name, (keys[0]["key"], keys[1]["key"])
 
 
 @pytest.fixture(scope="module")
 def bare_deployment(
     request: pytest.FixtureRequest,
     chaos_postgres: PrivatePostgres,
-    chaos_template: tuple[str, str],
+    chaos_template: tuple[str, Keys],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Deployment]:
     """Servers and the simulator, but none of Tollgate's processes. A module's `PATIENCE_S` is its workers'."""
-    template, key = chaos_template
+    template, keys = chaos_template
     name = request.module.__name__.rpartition(".")[2]
     if not chaos_postgres.runs:
         chaos_postgres.start()
@@ -73,7 +77,7 @@ def bare_deployment(
         tmp_path_factory.mktemp(name),
         postgres=chaos_postgres,
         database=name,
-        key=key,
+        keys=keys,
         patience_s=getattr(request.module, "PATIENCE_S", 60),
     )
     deployment.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
@@ -28,6 +29,8 @@ ACCEPTED_WITHIN_S = 20.0
 LATENCY_S = 0.1
 SERVES = re.compile(r"serves on|ready\.|beat runs")
 """What a gateway, a worker and a beat print when they are ready."""
+Keys = tuple[str, str]
+"""Of one project, used in turns: what comes by the first is held by budgets, and settled by another statement."""
 MODELS = ("glm-4-air", "glm-4.7", "glm-4-plus")
 MODELS_FILE = """
 [[upstream]]
@@ -59,12 +62,12 @@ def free_port() -> int:
 class Deployment:
     """`patience_s`: how long a worker waits for an answer of the upstream."""
 
-    def __init__(self, folder: Path, *, postgres: PrivatePostgres, database: str, key: str, patience_s: int) -> None:
+    def __init__(self, folder: Path, *, postgres: PrivatePostgres, database: str, keys: Keys, patience_s: int) -> None:
         self.processes = Processes(folder)
         self.postgres, self._database = postgres, database
         self.redis = PrivateRedis(folder)
         self.store, self.broker = Proxy(postgres.port), Proxy(self.redis.port)
-        self.key = key
+        self._keys = itertools.cycle(keys)
         self.port = free_port()
         self.accepted: set[str] = set()
         """Every id that a client was answered."""
@@ -155,7 +158,7 @@ class Deployment:
         return redis.Redis.from_url(self.redis.url)
 
     def client(self, *, timeout_s: float = 30) -> httpx2.Client:
-        headers = {"Authorization": f"Bearer {self.key}"}
+        headers = {"Authorization": f"Bearer {next(self._keys)}"}
         return httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=timeout_s)
 
     def submit(self, *prompts: str, model: str = MODELS[0], **fields: Any) -> list[str]:

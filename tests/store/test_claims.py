@@ -24,7 +24,7 @@ async def test_a_claim_has_all_that_running_needs(database: Database) -> None:
         id=given.id, fence=1, attempt=1, tries=0, endpoint="chat", model=given.model, route=given.route,
         lane=given.lane, body='{"n":1}', deadline=given.deadline, retry_until=given.retry_until,
         on_uncertain=OnUncertain.FAIL, prompt_tokens_estimate=10, max_tokens=7, assumed_max_tokens=4096,
-        attempt_started_at=seeds.NOW,
+        attempt_started_at=seeds.NOW, known=task.known,
     )  # fmt: skip
 
 

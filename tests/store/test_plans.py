@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from tests.store import seeds
 from tollgate.domain.fallbacks import Reroute
 from tollgate.domain.ids import new_id
 from tollgate.domain.retention import ALL_TEXTS, Texts
-from tollgate.domain.settling import Settlement
+from tollgate.domain.settling import Known, Settlement
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.tasks import Key
 from tollgate.domain.webhooks import DeliveryState
@@ -39,6 +40,7 @@ from tollgate.store import (
     sending,
     settlements,
     shards,
+    successes,
     tasks,
     usage,
 )
@@ -283,6 +285,12 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
         lambda crowd, c: settlements.settle(c, [stale(id_) for id_ in crowd.waiting[:50]], now=seeds.NOW),
         {"pk_tasks"},
     ),
+    "settle as foreseen": (
+        lambda crowd, c: successes.settle(
+            c, [foreseen(id_, crowd.key) for id_ in crowd.waiting[:50]], now=seeds.NOW, shard=0
+        ),
+        {"pk_tasks", "pk_attempts"},
+    ),
     "send elsewhere": (
         lambda crowd, c: settlements.settle(c, [leaving(id_) for id_ in crowd.waiting[-50:]], now=seeds.NOW),
         {"pk_tasks"},
@@ -444,6 +452,15 @@ def stale(task_id: UUID) -> Settlement:
         max_tokens=None, assumed_max_tokens=1, attempt_started_at=seeds.NOW,
     )  # fmt: skip
     return seeds.success(claimed)
+
+
+def foreseen(task_id: UUID, key: Key) -> Settlement:
+    """Of a task that its worker holds no longer."""
+    known = Known(
+        project_id=key.project_id, key_id=key.id, model="m", label=None, batch_id=None, upstream="a",
+        attempt_started_at=seeds.NOW,
+    )  # fmt: skip
+    return replace(stale(task_id), known=known)
 
 
 def leaving(task_id: UUID) -> Settlement:

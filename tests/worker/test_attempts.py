@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -16,10 +17,10 @@ from tests.worker.world import INTERACTIVE, KEYS, PRICES, ROUTE, World, until, z
 from tollgate.broker.bus import CANCEL
 from tollgate.domain.retries import RetryPolicy
 from tollgate.domain.routing import UpstreamSpec
-from tollgate.domain.settling import Settlement
+from tollgate.domain.settling import Resolution
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.store import cancels, settlements
-from tollgate.store.database import WriteConnection
+from tollgate.store.rows import Step
 from tollgate.store.tasks import Task
 from worker.billing import Rules
 from worker.upstreams.chat import ChatUpstream
@@ -308,14 +309,14 @@ async def test_an_answer_that_cannot_be_stored_fails_the_task_and_is_paid(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No answer is known that a database refuses and that passes as JSON: so the refusal is made here.
-    settle = settlements.settle
+    keeping = settlements.keeping
 
-    async def refuse_results(connection: WriteConnection, given: list[Settlement], **options: object) -> object:
-        if any(settlement.result for settlement in given):
+    def refuse_results(ended: Sequence[Resolution]) -> Step:
+        if any(resolution.settlement.result for resolution in ended):
             raise ValueError("this text cannot be stored")
-        return await settle(connection, given, **options)  # type: ignore[arg-type]
+        return keeping(ended)
 
-    monkeypatch.setattr(settlements, "settle", refuse_results)
+    monkeypatch.setattr(settlements, "keeping", refuse_results)
     simulator = await world.simulator()
     engine = await world.engine(zhipu(simulator.base_url))
     [task] = await world.run(engine, "hello")

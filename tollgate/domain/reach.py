@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tollgate.domain import fallbacks
-from tollgate.domain.routing import Catalog, Place
+from tollgate.domain.routing import Catalog, Place, upstream_of
 from tollgate.domain.states import Priority
 
 NO_LANE = "no worker serves"
@@ -97,13 +97,13 @@ def absent(workers: Collection[Worker], catalog: Catalog, priority: Priority) ->
 
 def place_of(route: str, catalog: Catalog) -> Place:
     """Of any route, also one that no model has any more."""
-    spec = catalog.upstreams.get(route.partition("/")[0])
+    spec = catalog.upstreams.get(upstream_of(route))
     return "local" if spec is not None and spec.kind == "local" else "cloud"
 
 
 def _why_stuck(route: str, workers: Collection[Worker], catalog: Catalog, priority: Priority) -> str | None:
     place = place_of(route, catalog)
-    lane, upstream = f"{place}.{priority}", route.partition("/")[0]
+    lane, upstream = f"{place}.{priority}", upstream_of(route)
     serving = [worker for worker in workers if lane in worker.lanes]
     said = [worker.load[route].blocked for worker in serving if route in worker.load]
     if not all(said):

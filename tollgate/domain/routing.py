@@ -27,6 +27,11 @@ Place = Literal["cloud", "local"]
 """Which lanes a route's tasks go by: "local" needs a worker with a GPU, "cloud" only a network."""
 
 
+def upstream_of(route: str) -> str:
+    """Of `upstream/model`."""
+    return route.partition("/")[0]
+
+
 class Cause(StrEnum):
     """Why a task may leave its route for the model's next one. Judged by `tollgate.domain.fallbacks`."""
 

@@ -45,6 +45,20 @@ NOTHING_BILLED = Bill()
 
 
 @value
+class Known:
+    """What a claim tells of a task whose success needs nothing else to be read: no budget holds it, and nobody is told
+    of its end."""
+
+    project_id: UUID
+    key_id: str
+    model: str
+    label: str | None
+    batch_id: UUID | None
+    upstream: str
+    attempt_started_at: datetime
+
+
+@value
 class Settlement:
     """One lease's account of one task."""
 
@@ -83,6 +97,8 @@ class Settlement:
     was billed it gives back what it reserves: it reserves anew when it is told."""
     otherwise: Settlement | None = None
     """With `reroute`: what becomes of it where it may not go there. None: nothing, it stays as it is."""
+    known: Known | None = None
+    """For SUCCEEDED: it can be settled as foreseen (`store.successes`)."""
 
     @property
     def refused(self) -> bool:

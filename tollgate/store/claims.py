@@ -14,10 +14,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-from tollgate.domain.routing import Mode
+from tollgate.domain.routing import Mode, upstream_of
+from tollgate.domain.settling import Known
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.values import value
-from tollgate.store import leases, rows
+from tollgate.store import leases, rows, webhooks
 from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
 from tollgate.store.schema import QUEUED_BY_ID, RUNNING, attempts, begins_lines, task_requests, tasks
 
@@ -61,6 +62,8 @@ class Claimed:
     """Failed tries on this route that count towards leaving it."""
     refused_attempts: int = 0
     """Attempts before this one that bought nothing."""
+    known: Known | None = None
+    """None also where it was not asked for."""
 
     @property
     def upstream_request_id(self) -> str:
@@ -79,6 +82,9 @@ RETURNED = (
 OPENED = ("upstream_id", "credential", "unanswered")
 """Of the attempt."""
 TOLD = (*RETURNED, "body", "attempt_started_at", *OPENED)
+KNOWN = ("project_id", "key_id", "label", "batch_id")
+HINDERING = ("charged_to", "callback_url")
+"""Where one is set, more must be read to settle the task."""
 IDS = rows.Given.of(tasks, "id")
 POLLED = rows.Given.of(attempts, "upstream", "credential", name="polled")
 HOLDER = sa.bindparam("holder", type_=tasks.c.worker_id.type)
@@ -105,7 +111,7 @@ async def claim(
     given = [(i,) for i in set(ids)]
     if dialect != "sqlite":
         found = await rows.execute(connection, _claiming, IDS, given, holder=worker_id, at=now, **keys)
-        return [_claimed(row) for row in found.all()]
+        return [_claimed_and_known(row) for row in found.all()]
     if not await leases.hold(connection, worker_id):
         return []
     found = await rows.execute(connection, _taking, IDS, given, holder=worker_id, at=now)
@@ -115,9 +121,29 @@ async def claim(
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:
+    return Claimed(**_told(row))
+
+
+def _told(row: Sequence[Any]) -> dict[str, Any]:
     # By position, not by name: an attribute of a row takes ten times as long, and there are twenty a task.
     told = dict(zip(TOLD, row, strict=True))
     told["on_uncertain"] = OnUncertain(told["on_uncertain"])
+    return told
+
+
+def _claimed_and_known(row: Sequence[Any]) -> Claimed:
+    *of, project_id, key_id, label, batch_id, hindered = row
+    told = _told(of)
+    if not hindered:
+        told["known"] = Known(
+            project_id=project_id,
+            key_id=key_id,
+            model=told["model"],
+            label=label,
+            batch_id=batch_id,
+            upstream=upstream_of(told["route"]),
+            attempt_started_at=told["attempt_started_at"],
+        )
     return Claimed(**told)
 
 
@@ -146,12 +172,18 @@ def _held_by(dialect: str) -> rows.Statement:
 def _claiming(dialect: str) -> rows.Statement:
     """PostgreSQL's: all of it. The worker's row is locked before any task's."""
     holder = leases.holding(HOLDER).cte("holder")
-    taken = _taking(dialect, sa.exists(sa.select(holder.c.id)), returning=RETURNED).cte("taken")
+    returning = (*RETURNED, *KNOWN, *HINDERING)
+    taken = _taking(dialect, sa.exists(sa.select(holder.c.id)), returning=returning).cte("taken")
     opened = _opening(dialect, taken).cte("opened")
     body = sa.select(task_requests.c.body).where(task_requests.c.task_id == taken.c.id).scalar_subquery()
     return (
         sa.select(
-            *(taken.c[name] for name in RETURNED), body, opened.c.started_at, *(opened.c[name] for name in OPENED)
+            *(taken.c[name] for name in RETURNED),
+            body,
+            opened.c.started_at,
+            *(opened.c[name] for name in OPENED),
+            *(taken.c[name] for name in KNOWN),
+            sa.or_(*(taken.c[name].is_not(None) for name in HINDERING), webhooks.watching(taken)),
         )
         .join(opened, opened.c.task_id == taken.c.id)
         .order_by(taken.c.id)

@@ -8,9 +8,11 @@ executing it takes 0.3.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple, cast
 
@@ -73,7 +75,8 @@ class Given:
         arrays = [self._array(name, kind) for name, kind in self._kinds.items()]
         columns = (sa.column(name, kind) for name, kind in self._kinds.items())
         table = sa.func.unnest(*arrays).table_valued(*columns, name="v")
-        return sa.select(*table.render_derived().c).subquery(self._name)
+        condition = _CONDITION.get()
+        return sa.select(*table.render_derived().c).where(*condition).subquery(self._name)
 
     def _array(self, column: str, kind: sa.types.TypeEngine[Any]) -> sa.Cast[Any]:
         # A cast to varchar(n) cuts silently what is too long. As text it is refused where it is stored.
@@ -141,6 +144,18 @@ async def execute_together(connection: ReadConnection, *steps: Step) -> None:
     await connection.execute(_built_together(tuple(step.build for step in needed), dialect), bound)
 
 
+async def execute_if_found(connection: ReadConnection, question: Step, *steps: Step, count: int) -> bool:
+    """The same, as one statement with `question`, a query, and only if that finds `count` rows; else nothing is done.
+    What it locks is locked before any step begins. PostgreSQL's."""
+    dialect = dialect_of(connection)
+    needed = [step for step in steps if step.rows]
+    bound: dict[str, Any] = {"expected_count": count}
+    for step in (question, *needed):
+        bound |= step.given.bind(dialect, step.rows)
+    statement = _built_if_found(question.build, tuple(step.build for step in needed), dialect)
+    return bool((await connection.execute(statement, bound)).scalar_one())
+
+
 @functools.cache
 def _built(build: Build, dialect: str) -> Statement:
     return build(dialect)
@@ -148,10 +163,36 @@ def _built(build: Build, dialect: str) -> Statement:
 
 @functools.cache
 def _built_together(builds: tuple[Build, ...], dialect: str) -> Statement:
+    return sa.select(sa.literal_column("1")).add_cte(*_parts(builds, dialect))
+
+
+@functools.cache
+def _built_if_found(question: Build, builds: tuple[Build, ...], dialect: str) -> Statement:
+    found = cast("sa.Select[Any]", question(dialect)).cte("found")
+    counted = sa.select(sa.func.count()).select_from(found).scalar_subquery()
+    as_expected = counted == sa.bindparam("expected_count", type_=sa.BigInteger())
+    with _rows_only_if(as_expected):
+        parts = _parts(builds, dialect)
+    return sa.select(as_expected).add_cte(*parts)
+
+
+def _parts(builds: tuple[Build, ...], dialect: str) -> list[sa.CTE]:
     # PostgreSQL runs WITH clauses that nobody selects from at the end, the last one first (ExecPostprocessPlan takes
     # es_auxmodifytables, to which ExecInitModifyTable adds at the front). Rows are locked in an order: it is kept.
-    parts = [cast("sa.Insert", build(dialect)).cte(f"step_{i}") for i, build in enumerate(builds)]
-    return sa.select(sa.literal_column("1")).add_cte(*reversed(parts))
+    return [cast("sa.Insert", build(dialect)).cte(f"step_{i}") for i, build in enumerate(builds)][::-1]
+
+
+_CONDITION: ContextVar[tuple[sa.ColumnElement[bool], ...]] = ContextVar("condition", default=())
+
+
+@contextlib.contextmanager
+def _rows_only_if(condition: sa.ColumnElement[bool]) -> Iterator[None]:
+    """Tables of given rows that are built meanwhile are empty unless it holds."""
+    token = _CONDITION.set((condition,))
+    try:
+        yield
+    finally:
+        _CONDITION.reset(token)
 
 
 def _plain(value: Any) -> Any:

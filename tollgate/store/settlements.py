@@ -32,11 +32,10 @@ from tollgate.domain.settling import (
     stays,
 )
 from tollgate.domain.states import AttemptOutcome, TaskState
-from tollgate.store import batch_sums, deliveries, reservations, roll_up, rows, transitions
+from tollgate.store import batch_sums, deliveries, reservations, roll_up, rows, transitions, webhooks
 from tollgate.store.database import WriteConnection
 from tollgate.store.rows import Step
-from tollgate.store.schema import attempts, stays_local, task_results, tasks, webhooks
-from tollgate.store.webhooks import ACTIVE
+from tollgate.store.schema import attempts, stays_local, task_results, tasks
 
 CODE_LENGTH = 64
 """The column's."""
@@ -126,11 +125,11 @@ async def _decide_round(connection: WriteConnection, settlements: Sequence[Settl
     changes = [r.settlement for r in moved]
     ended = [r for r in moved if r.settlement.state.ended]
     return decided, (
-        _close_attempts([r.settlement for r in decided if r.attempt], now),
+        closing([r.settlement for r in decided if r.attempt], now),
         transitions.moving([s for s in changes if s.reroute is None and not _unbatched(s)], now),
         transitions.rerouting([s for s in changes if s.reroute is not None], now),
         transitions.unbatching([s for s in changes if _unbatched(s)], now),
-        _keep_results(ended),
+        keeping(ended),
         await deliveries.of_ends(connection, ended, locked, now=now),
     )
 
@@ -180,9 +179,8 @@ def _task_row(  # noqa: PLR0917 - one for each column
 
 
 def _locking(dialect: str) -> rows.Statement:
-    watched = sa.exists().where(webhooks.c.project_id == tasks.c.project_id, ACTIVE, tasks.c.batch_id.is_(None))
     return (
-        sa.select(*(tasks.c[name] for name in LOCKED), watched.label("watched"))
+        sa.select(*(tasks.c[name] for name in LOCKED), webhooks.watching(tasks).label("watched"))
         .where(tasks.c.id.in_(sa.select(IDS.table(dialect).c.id)))
         .order_by(tasks.c.id)
         .with_for_update()
@@ -230,7 +228,7 @@ def _reading(dialect: str) -> rows.Statement:
     ).join(given, sa.and_(attempts.c.task_id == given.c.task_id, attempts.c.number == given.c.number))  # fmt: skip
 
 
-def _close_attempts(closed: Sequence[Settlement], now: datetime) -> Step:
+def closing(closed: Sequence[Settlement], now: datetime) -> Step:
     """Also of one that stays open: its last error is kept, for whoever looks why the task waits."""
     values = [
         (
@@ -239,10 +237,10 @@ def _close_attempts(closed: Sequence[Settlement], now: datetime) -> Step:
         )
         for s in closed
     ]  # fmt: skip
-    return Step(_closing, CLOSED, values)
+    return Step(_closing_attempts, CLOSED, values)
 
 
-def _closing(dialect: str) -> rows.Statement:
+def _closing_attempts(dialect: str) -> rows.Statement:
     given = CLOSED.table(dialect)
     return (
         sa.update(attempts)
@@ -261,17 +259,17 @@ def _closing(dialect: str) -> rows.Statement:
     )
 
 
-def _keep_results(ended: Sequence[Resolution]) -> Step:
+def keeping(ended: Sequence[Resolution]) -> Step:
     """`attempt` 0: the task ended without one, or between two."""
     values = []
     for resolution in ended:
         s = resolution.settlement
         code = None if s.result is not None else s.error_code or s.state.value
         values.append((s.task_id, s.attempt if resolution.attempt else 0, s.result, code, s.error_message))
-    return Step(_keeping, RESULTS, values)
+    return Step(_keeping_results, RESULTS, values)
 
 
-def _keeping(dialect: str) -> rows.Statement:
+def _keeping_results(dialect: str) -> rows.Statement:
     return RESULTS.insert(dialect, task_results)
 
 
