@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 
 from tests.acceptance.processes import Process
-from tests.chaos.books import hex_of
+from tests.chaos.books import ENDED, Row, hex_of
 from tests.chaos.deployment import MODELS, Deployment, prompts, serves, until
 
 CALLED = ("claimed", "sent", "answered", "before_settle", "after_settle")
@@ -58,7 +58,12 @@ def bring_about(town: Deployment) -> Aftermath:
     _feed_until_dead(town, list(dead.values()), then_freeze=frozen)
     held, since = town.books().held_by({p.pid for p in (*dead.values(), frozen)}), time.monotonic()
     town.start_worker()
-    until(lambda: _runs_elsewhere(town, held, [*dead.values(), frozen]), "orphans run again", limit_s=AGAIN_LIMIT_S)
+    until(
+        lambda: not _waiting(town, held, [*dead.values(), frozen]),
+        "orphans run again",
+        limit_s=AGAIN_LIMIT_S,
+        else_told=lambda: _waiting(town, held, [*dead.values(), frozen]),
+    )
     again_s = time.monotonic() - since
     frozen.thaw()
     frozen.wait_for("lease was lost", timeout_s=30)
@@ -103,8 +108,13 @@ def _feed_until_dead(town: Deployment, doomed: list[Process], *, then_freeze: Pr
     then_freeze.freeze()
 
 
-def _runs_elsewhere(town: Deployment, ids: set[str], gone: list[Process]) -> bool:
+def _waiting(town: Deployment, ids: set[str], gone: list[Process]) -> list[Row]:
+    """Those that have not ended, and run nowhere else yet."""
     found = town.books()
     lost_leases = {one for process in gone for one in found.worker_ids(process.pid)}
-    waiting = [found.tasks[i] for i in ids if found.tasks[i]["state"] in ("queued", "running")]
-    return all(task["state"] == "running" and hex_of(task["worker_id"]) not in lost_leases for task in waiting)
+
+    def waits(task: Row) -> bool:
+        runs = task["state"] == "running" and hex_of(task["worker_id"]) not in lost_leases
+        return task["state"] not in ENDED and not runs
+
+    return [task for i in ids if waits(task := found.tasks[i])]

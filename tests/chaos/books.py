@@ -19,8 +19,8 @@ Row = Mapping[str, Any]
 
 QUERIES = {
     "tasks": (
-        "SELECT id, project_id, key_id, batch_id, line, model, label, state, attempt, worker_id, announced_at, ended_at"
-        " FROM tasks"
+        "SELECT id, project_id, key_id, batch_id, line, model, label, lane, state, attempt, tries, worker_id,"
+        " not_before, announced_at, ended_at FROM tasks"
     ),
     "attempts": "SELECT * FROM attempts",
     "results": "SELECT task_id, attempt, body IS NOT NULL AS answered, error_code FROM task_results",

@@ -44,11 +44,12 @@ total_timeout_s = {patience_s}
 """ + "".join(f'\n[[model]]\nname = "{name}"\nroutes = ["zhipu/{name}"]\n' for name in MODELS)
 
 
-def until(true: Callable[[], bool], what: str, *, limit_s: float) -> float:
-    """Seconds it took. For what other processes do, and give no signal of."""
+def until(true: Callable[[], bool], what: str, *, limit_s: float, else_told: Callable[[], object] = str) -> float:
+    """Seconds it took. For what other processes do, and give no signal of. `else_told`: what to look at when time is
+    over."""
     began = time.monotonic()
     while not true():
-        assert time.monotonic() - began < limit_s, f"not within {limit_s:.0f} s: {what}"
+        assert time.monotonic() - began < limit_s, f"not within {limit_s:.0f} s: {what} {else_told()}"
         time.sleep(LOOK_EVERY_S)
     return time.monotonic() - began
 
