@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from tollgate.broker.bus import ENDED, Bus
+from tollgate.domain.errors import StoreUnavailableError
 from tollgate.domain.settling import Settlement
 from tollgate.store import leases, price_list, sessions
 from tollgate.store.database import Database
@@ -61,17 +62,24 @@ class Watch:
         dead = await self._dead()
         await self._free_locks()
         for worker_id in dead:
-            heartbeat = self._seen.pop(worker_id).heartbeat
             async with self._database.write() as connection:
-                if await leases.bury(connection, worker_id, heartbeat=heartbeat):
+                if await leases.bury(connection, worker_id, heartbeat=self._seen[worker_id].heartbeat):
                     log.warning("worker is dead", extra={"worker_id": str(worker_id)})
+            del self._seen[worker_id]  # not before: a burial that waited in vain for a lock is tried again at once
         await self.rescue()
         await self._forget()
 
     async def _free_locks(self) -> None:
-        async with self._database.read() as connection:
-            if ended := await sessions.end_abandoned(connection):
-                log.warning("database sessions ended, their processes stand still", extra={"server_pids": ended})
+        try:
+            async with self._database.read() as connection:
+                ended = await sessions.end_abandoned(connection)
+        except StoreUnavailableError:
+            raise
+        except Exception:  # a server that keeps it from us: the dead are to be buried all the same
+            log.exception("locks of processes that stand still are not freed")
+            return
+        if ended:
+            log.warning("database sessions ended, their processes stand still", extra={"server_pids": ended})
 
     async def rescue(self) -> int:
         """Give back tasks whose worker is dead: a call without an upstream id may have been billed, one with an id

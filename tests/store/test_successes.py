@@ -238,3 +238,31 @@ async def test_a_worker_that_was_declared_dead_settles_what_nobody_took_over(pos
     async with postgres.write() as connection:
         await connection.execute(sa.update(workers).values(dead=True))
     assert await settle(postgres, success(task)) is not None
+
+
+async def test_it_reads_its_own_rows_however_many_run(postgres: Database) -> None:
+    """Statistics of an hour in which nothing ran: the index of what runs is taken for empty."""
+    key = await seeds.a_key(postgres)
+    await seeds.settle(postgres, seeds.success(await seeds.running(postgres, key)))
+    many = sa.select(*(sa.func.gen_random_uuid() if c is tasks.c.id else c for c in tasks.c)).select_from(
+        tasks.join(sa.func.generate_series(1, 50_000).alias("n"), sa.true())
+    )
+    async with postgres.write() as connection:
+        await connection.execute(sa.insert(tasks).from_select(list(tasks.c.keys()), many))
+    async with postgres.autocommit() as connection:
+        await connection.exec_driver_sql("VACUUM ANALYZE tasks")
+    claimed = await seeds.claim(postgres, *await seeds.queued(postgres, key, count=2_000))
+
+    async def read_by_index() -> int:
+        """Rows of the index of what runs that were read so far."""
+        async with postgres.read() as connection:
+            await connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+            counted = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_tasks_worker_id'"
+            return int((await connection.exec_driver_sql(counted)).scalar_one())
+
+    before = await read_by_index()
+    for task in claimed[:20]:
+        async with postgres.autocommit() as connection:
+            assert await successes.settle(connection, [success(task)], now=seeds.NOW, shard=0)
+            await connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    assert await read_by_index() - before < 1_000

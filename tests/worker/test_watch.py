@@ -128,7 +128,7 @@ async def test_a_cancel_that_a_dead_worker_missed_ends_its_task(world: World) ->
 async def test_a_process_that_froze_in_the_announcers_turn_does_not_keep_it(
     postgres_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sessions, "ABANDONED_AFTER_MS", 0)
+    monkeypatch.setattr(sessions, "UNSENT_AFTER_MS", 0)
     world = postgres_world
     watch = Watch(world.database, world.bus, Rules(prices=PRICES))
     with contextlib.suppress(StoreUnavailableError):

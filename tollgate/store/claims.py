@@ -20,7 +20,7 @@ from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.values import value
 from tollgate.store import leases, rows, webhooks
 from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
-from tollgate.store.schema import QUEUED_BY_ID, RUNNING, attempts, begins_lines, task_requests, tasks
+from tollgate.store.schema import QUEUED_BY_ID, RUNNING_BY_ID, attempts, begins_lines, task_requests, tasks
 
 Polled = Mapping[str, str | None]
 """Upstream -> the key to submit with; None: it is chosen when the call is made."""
@@ -164,7 +164,7 @@ def _held_by(dialect: str) -> rows.Statement:
         )
         .join(task_requests, task_requests.c.task_id == tasks.c.id)
         .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == tasks.c.attempt))
-        .where(tasks.c.id.in_(sa.select(given.c.id)), tasks.c.state == RUNNING, tasks.c.worker_id == HOLDER)
+        .where(tasks.c.id.in_(sa.select(given.c.id)), RUNNING_BY_ID, tasks.c.worker_id == HOLDER)
         .order_by(tasks.c.id)
     )
 

@@ -37,7 +37,7 @@ anything but its next statement. In the middle of a statement `store.sessions` e
 APPLICATION = "tollgate"
 """`application_name` of sessions that keep to these limits."""
 UNHURRIED = "tollgate scan"
-"""Of those that may take as long as they like."""
+"""Of those that may take as long as they like: migrations, scans, and what the command line does by itself."""
 OUTAGE_CLASSES = frozenset({"08", "53", "57"})
 """SQLSTATE classes: connection lost, out of resources, shut down or timed out (PostgreSQL manual, appendix A)."""
 OUTAGE_STATES = frozenset({"25006", "25P03", "40001", "40P01", "55P03"})

@@ -145,8 +145,10 @@ async def execute_together(connection: ReadConnection, *steps: Step) -> None:
 
 
 async def execute_if_found(connection: ReadConnection, question: Step, *steps: Step, count: int) -> bool:
-    """The same, as one statement with `question`, a query, and only if that finds `count` rows; else nothing is done.
-    What it locks is locked before any step begins. PostgreSQL's."""
+    """`execute_together`, in one statement with the query `question`, and only if that finds `count` rows; else nothing
+    is done. What `question` locks is locked before any step begins. PostgreSQL's.
+
+    Each step must draw its rows from its `given`: that is what is empty where the count is another."""
     dialect = dialect_of(connection)
     needed = [step for step in steps if step.rows]
     bound: dict[str, Any] = {"expected_count": count}

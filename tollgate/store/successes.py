@@ -3,7 +3,7 @@
 A claim tells whose account a task is, and that no budget holds it and nobody is told of its end (`Known`). Where that
 still stands when the rows are locked, and each task runs under the lease that answers, what its settlement writes is
 known before; where it does not stand of one of them, nothing is written, and `settlements` settles them all. It is for
-PostgreSQL: on SQLite a statement costs no way there and back.
+PostgreSQL: on SQLite there is no way to a server and back to be saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import batch_sums, roll_up, rows, settlements, transitions, webhooks
 from tollgate.store.database import WriteConnection
 from tollgate.store.rows import Step
-from tollgate.store.schema import RUNNING, attempts, tasks
+from tollgate.store.schema import RUNNING_BY_ID, attempts, tasks
 
 EXPECTED = rows.Given.of(tasks, "id", "fence", "attempt", name="expected")
 
@@ -32,7 +32,8 @@ def are_plain(given: Sequence[Settlement]) -> bool:
 async def settle(
     connection: WriteConnection, given: Sequence[Settlement], *, now: datetime, shard: int
 ) -> list[Resolution] | None:
-    """One resolution each, in order, committed with the statement; None: not as foreseen, nothing was written."""
+    """One resolution each, in order; None: not as foreseen, nothing was written. One statement: with `autocommit` it is
+    committed when this returns."""
     resolved = [_foreseen(settlement, known, now) for settlement in given if (known := settlement.known) is not None]
     bookings = [booking for resolution in resolved for booking in resolution.bookings]
     written = await rows.execute_if_found(
@@ -71,14 +72,15 @@ def _foreseen(settlement: Settlement, known: Known, now: datetime) -> Resolution
 
 
 def _standing(dialect: str) -> rows.Statement:
-    """Both rows are locked: who waits for a lock gets them as they are then."""
+    """Both rows are locked, and looked at again as they stand once they are. Endpoints are looked for as of the
+    statement's beginning, as when rows are read first."""
     given = EXPECTED.table(dialect)
     return (
         sa.select(tasks.c.id)
         .join(given, tasks.c.id == given.c.id)
         .join(attempts, sa.and_(attempts.c.task_id == tasks.c.id, attempts.c.number == tasks.c.attempt))
         .where(
-            tasks.c.state == RUNNING,
+            RUNNING_BY_ID,
             tasks.c.fence == given.c.fence,
             tasks.c.attempt == given.c.attempt,
             tasks.c.charged_to.is_(None),

@@ -120,6 +120,8 @@ tasks = sa.Table(
 QUEUED_BY_ID = (tasks.c.state + "") == QUEUED
 """The same, as a check of rows that are found by their ids. Statistics lag behind a queue that just filled: the
 planner then takes an index of the queued rows for nearly empty, and reads all of it. This hides the index."""
+RUNNING_BY_ID = (tasks.c.state + "") == RUNNING
+"""The same of what runs."""
 
 task_requests = sa.Table(
     "task_requests",
