@@ -24,6 +24,7 @@ class Failing:
 
     def __init__(self, database: Database, *, times: int, commits: bool) -> None:
         self._database = database
+        self.dialect = database.dialect
         self._times = times
         self._commits = commits
         self.read = database.read
@@ -50,6 +51,7 @@ class Held:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.dialect = database.dialect
         self.reached = asyncio.Event()
         self.gate = asyncio.Event()
 
