@@ -104,6 +104,27 @@ async def test_a_failed_reading_starts_the_count_anew(world: World, monkeypatch:
     assert len(await world.live_workers()) == 1
 
 
+async def test_a_burial_that_waited_in_vain_for_a_lock_is_tried_again_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    watch = Watch(world.database, world.bus, Rules(prices=PRICES), clock=clock)
+    claimed = await worker_with_a_task(world)
+    await watch_for(watch, clock, seconds=18)
+    clock.now_s += 2
+
+    async def wait_in_vain(*_: object, **__: object) -> bool:
+        raise StoreUnavailableError("canceling statement due to statement timeout")
+
+    with monkeypatch.context() as locked:
+        locked.setattr(leases, "bury", wait_in_vain)
+        with pytest.raises(StoreUnavailableError):
+            await watch.look()
+    clock.now_s += 2
+    await watch.look()
+    assert await world.state(claimed.id) is TaskState.QUEUED
+
+
 async def test_what_a_dead_worker_ran_fails_where_its_owner_wants_no_second_purchase(world: World) -> None:
     claimed = await worker_with_a_task(world, on_uncertain=OnUncertain.FAIL)
     [worker] = await world.live_workers()

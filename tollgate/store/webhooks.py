@@ -52,14 +52,12 @@ COLUMNS = tuple(Webhook.__dataclass_fields__)
 IN_FORCE = webhooks.c.deleted_at.is_(None)
 ACTIVE = sa.and_(IN_FORCE, webhooks.c.disabled_at.is_(None))
 """Told of what happens."""
+PROJECTS = rows.Given.of(webhooks, "project_id", name="projects")
 
 
 def watching(task: sa.FromClause) -> sa.Exists:
     """Whether somebody may want to know of its end. Of a batch they are told as a whole."""
     return sa.exists().where(webhooks.c.project_id == task.c.project_id, ACTIVE, task.c.batch_id.is_(None))
-
-
-PROJECTS = rows.Given.of(webhooks, "project_id", name="projects")
 
 
 async def add(
