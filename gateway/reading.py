@@ -32,6 +32,6 @@ class Reader:
         return await self._coalescer.submit((project_id, task_id))
 
     async def _read(self, asked: Sequence[Owned]) -> list[Task | None]:
-        async with self._database.read() as connection:
+        async with self._database.read_once() as connection:
             found = await tasks.owned(connection, asked)
         return [found.get(owned) for owned in asked]

@@ -73,7 +73,7 @@ class Waiters:
         Raises StoreUnavailableError."""
         with self.listening(ids) as ended:
             # Not under the timeout: to cut a statement short costs its connection.
-            async with self._database.read() as connection:
+            async with self._database.read_once() as connection:
                 if await tasks.ended_among(connection, list(ids)):
                     return
             await heard(ended, timeout_s=timeout_s)
@@ -96,7 +96,7 @@ class Waiters:
             if not self._waiting:
                 continue
             try:
-                async with self._database.read() as connection:
+                async with self._database.read_once() as connection:
                     self._ended(await tasks.ended_among(connection, list(self._waiting)))
             except StoreUnavailableError as error:
                 log.warning("waiters cannot look", extra={"error": str(error)})

@@ -149,7 +149,7 @@ class Claimer:
         worker_id = self._lease.worker_id
         claimed: list[Claimed] = []
         try:
-            async with self._database.autocommit() as connection:
+            async with self._database.write_once() as connection:
                 claimed = await claims.claim(
                     connection,
                     list(chosen),

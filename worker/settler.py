@@ -50,7 +50,7 @@ class Settler:
     async def _settle_as_foreseen(self, given: Sequence[Settlement]) -> list[Resolution] | None:
         if self._database.dialect == "sqlite" or not successes.are_plain(given):
             return None
-        async with self._database.autocommit() as connection:
+        async with self._database.write_once() as connection:
             return await successes.settle(connection, given, now=datetime.now(UTC), shard=self._shard)
 
     def _notify(self, ended: list[UUID]) -> None:

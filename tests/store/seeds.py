@@ -108,7 +108,7 @@ async def a_worker(database: Database, worker_id: UUID | None = None) -> UUID:
 
 async def claim(database: Database, *ids: UUID, worker_id: UUID | None = None, now: datetime = NOW) -> list[Claimed]:
     holder = await a_worker(database, worker_id)
-    async with database.autocommit() as connection:
+    async with database.write_once() as connection:
         return await claims.claim(connection, ids, worker_id=holder, now=now, polled={"zhipu": None})
 
 

@@ -38,9 +38,13 @@ def _inserting(dialect: str) -> rows.Statement:
 
 
 async def echo(database: Database, values: Sequence[Sequence[Any]], *, beside: int = 0) -> list[tuple[Any, ...]]:
+    """By SQLAlchemy, and by the driver alone where that is another way."""
     async with database.read() as connection:
         found = await rows.execute(connection, _echoing, GIVEN, values, beside=beside)
-        return [tuple(row) for row in found.all()]
+        told = [tuple(row) for row in found.all()]
+    async with database.read_once() as single:
+        assert [tuple(row) for row in await rows.fetch(single, _echoing, GIVEN, values, beside=beside)] == told
+    return told
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 500])

@@ -20,6 +20,7 @@ from tollgate.domain.tasks import Key
 from tollgate.store import cancels, successes
 from tollgate.store.claims import Claimed
 from tollgate.store.database import Database
+from tollgate.store.direct import Direct, Written
 from tollgate.store.reservations import text_of
 from tollgate.store.schema import (
     attempts,
@@ -42,7 +43,7 @@ async def settle(
     database: Database, *given: Settlement, now: Any = seeds.NOW, shard: int = 0
 ) -> list[Resolution] | None:
     assert successes.are_plain(given)
-    async with database.autocommit() as connection:
+    async with database.write_once() as connection:
         return await successes.settle(connection, given, now=now, shard=shard)
 
 
@@ -249,20 +250,23 @@ async def test_it_reads_its_own_rows_however_many_run(postgres: Database) -> Non
     )
     async with postgres.write() as connection:
         await connection.execute(sa.insert(tasks).from_select(list(tasks.c.keys()), many))
-    async with postgres.autocommit() as connection:
-        await connection.exec_driver_sql("VACUUM ANALYZE tasks")
+    async with postgres.read() as vacuuming:
+        await vacuuming.exec_driver_sql("VACUUM ANALYZE tasks")
     claimed = await seeds.claim(postgres, *await seeds.queued(postgres, key, count=2_000))
 
     async def read_by_index() -> int:
         """Rows of the index of what runs that were read so far."""
-        async with postgres.read() as connection:
-            await connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        async with postgres.read() as reading:
+            await reading.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
             counted = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_tasks_worker_id'"
-            return int((await connection.exec_driver_sql(counted)).scalar_one())
+            return int((await reading.exec_driver_sql(counted)).scalar_one())
+
+    flush = Written("SELECT pg_stat_force_next_flush()", names=(), own={})
 
     before = await read_by_index()
     for task in claimed[:20]:
-        async with postgres.autocommit() as connection:
-            assert await successes.settle(connection, [success(task)], now=seeds.NOW, shard=0)
-            await connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        async with postgres.write_once() as settling:
+            assert isinstance(settling, Direct)
+            assert await successes.settle(settling, [success(task)], now=seeds.NOW, shard=0)
+            await settling.fetch(flush, {})
     assert await read_by_index() - before < 1_000

@@ -51,7 +51,7 @@ class Leaving:
         async with self._database.write() as connection:
             yield connection
 
-    autocommit = write
+    write_once = write
 
     def leave(self) -> None:
         self._away = True

@@ -43,7 +43,7 @@ class Failing:
                     raise _UndoneError
         raise StoreUnavailableError("the connection was lost")
 
-    autocommit = write
+    write_once = write
 
 
 class Held:
@@ -62,7 +62,7 @@ class Held:
         async with self._database.write() as connection:
             yield connection
 
-    autocommit = write
+    write_once = write
 
 
 class _UndoneError(Exception):

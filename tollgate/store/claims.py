@@ -20,6 +20,7 @@ from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
 from tollgate.domain.values import value
 from tollgate.store import leases, rows, webhooks
 from tollgate.store.database import ReadConnection, WriteConnection, dialect_of
+from tollgate.store.direct import Direct
 from tollgate.store.schema import QUEUED_BY_ID, RUNNING_BY_ID, attempts, begins_lines, task_requests, tasks
 
 Polled = Mapping[str, str | None]
@@ -92,7 +93,7 @@ AT = sa.bindparam("at", type_=tasks.c.started_at.type)
 
 
 async def claim(
-    connection: WriteConnection,
+    connection: WriteConnection | Direct,
     ids: Sequence[UUID],
     *,
     worker_id: UUID,
@@ -109,9 +110,9 @@ async def claim(
     dialect = dialect_of(connection)
     keys = POLLED.bind(dialect, list(polled.items()))
     given = [(i,) for i in set(ids)]
-    if dialect != "sqlite":
-        found = await rows.execute(connection, _claiming, IDS, given, holder=worker_id, at=now, **keys)
-        return [_claimed_and_known(row) for row in found.all()]
+    if isinstance(connection, Direct) or dialect != "sqlite":
+        told = await rows.fetch(connection, _claiming, IDS, given, holder=worker_id, at=now, **keys)
+        return [_claimed_and_known(row) for row in told]
     if not await leases.hold(connection, worker_id):
         return []
     found = await rows.execute(connection, _taking, IDS, given, holder=worker_id, at=now)

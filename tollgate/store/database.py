@@ -12,14 +12,17 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, NewType, cast
 
+import asyncpg
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tollgate.domain.errors import SettingsError, StoreUnavailableError
+from tollgate.store.direct import Direct
 
 ReadConnection = NewType("ReadConnection", AsyncConnection)
 WriteConnection = NewType("WriteConnection", ReadConnection)
@@ -114,12 +117,14 @@ class Database:
         async with _connected(self._writer) as connection, connection.begin():
             yield WriteConnection(ReadConnection(connection))
 
-    @contextlib.asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[WriteConnection]:
-        """For one statement that writes: on PostgreSQL it commits by itself, without a BEGIN before it and a COMMIT
-        after it, which take longer than it does. SQLite's is `write`'s."""
-        async with self.write() if self.dialect == "sqlite" else _connected(self._reader) as connection:
-            yield WriteConnection(ReadConnection(connection))
+    def read_once(self) -> AbstractAsyncContextManager[ReadConnection | Direct]:
+        """For one statement of `rows` that reads, and that is asked often."""
+        return self.read() if self.dialect == "sqlite" else _direct(self._writer)
+
+    def write_once(self) -> AbstractAsyncContextManager[WriteConnection | Direct]:
+        """For one statement of `rows` that writes: on PostgreSQL it commits by itself, without a BEGIN before it and a
+        COMMIT after it, which take longer than it does. SQLite's is `write`'s."""
+        return self.write() if self.dialect == "sqlite" else _direct(self._writer)
 
     async def close(self) -> None:
         await self._reader.dispose()
@@ -138,17 +143,40 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except (sa.exc.SQLAlchemyError, OSError) as error:
         if made and not _is_outage(error):
             raise
-        raise StoreUnavailableError(f"the database does not answer: {_first_line(error)}") from error
+        raise _unavailable(error) from error
+
+
+@contextlib.asynccontextmanager
+async def _direct(engine: AsyncEngine) -> AsyncIterator[Direct]:
+    """The same for the driver's own connection, of the same pool. Outside of a transaction there is nothing to undo."""
+    try:
+        pooled = await engine.raw_connection()
+    except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError) as error:
+        raise _unavailable(error) from error
+    driver = cast("asyncpg.Connection[asyncpg.Record]", pooled.driver_connection)
+    try:
+        yield Direct(driver)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        if not driver.is_closed() and not _is_outage(error):
+            raise
+        raise _unavailable(error) from error
+    finally:
+        pooled.close()
 
 
 def _is_outage(error: Exception) -> bool:
-    if not isinstance(error, sa.exc.DBAPIError):
-        return isinstance(error, ConnectionError | TimeoutError)
-    if isinstance(error.orig, sqlite3.Error):
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, sqlite3.Error):
         # The primary code is the low byte of the extended one.
-        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_OUTAGES
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or state[:2] in OUTAGE_CLASSES or state in OUTAGE_STATES
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in SQLITE_OUTAGES
+    if isinstance(cause, ConnectionError | TimeoutError) or getattr(error, "connection_invalidated", False):
+        return True
+    state = getattr(cause, "sqlstate", None) or ""
+    return state[:2] in OUTAGE_CLASSES or state in OUTAGE_STATES
+
+
+def _unavailable(error: BaseException) -> StoreUnavailableError:
+    return StoreUnavailableError(f"the database does not answer: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:
@@ -171,6 +199,7 @@ def _postgres_engine(url: sa.URL, *, pool: int, command_timeout_s: float | None)
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": command_timeout_s,
+            "max_cacheable_statement_size": 0,  # any: those of `Direct` are long, few, and executed often
             "server_settings": {
                 "application_name": APPLICATION if command_timeout_s else UNHURRIED,
                 "statement_timeout": str(STATEMENT_TIMEOUT_MS),
@@ -242,6 +271,6 @@ def _switch_to_wal(cursor: Any) -> None:
             return
 
 
-def dialect_of(connection: ReadConnection) -> str:
+def dialect_of(connection: ReadConnection | Direct) -> str:
     """ "postgresql" or "sqlite"."""
     return connection.dialect.name

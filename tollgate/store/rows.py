@@ -21,11 +21,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tollgate.store.database import ReadConnection, dialect_of
+from tollgate.store.direct import Direct, Written
 
 Kinds = Mapping[str, sa.types.TypeEngine[Any]]
 Statement = sa.Executable
 Result = sa.CursorResult[*tuple[Any, ...]]
 """Rows of any columns."""
+Row = Sequence[Any]
 Build = Callable[[str], Statement]
 """From a dialect's name to a statement."""
 
@@ -127,6 +129,17 @@ class Step(NamedTuple):
     """Without any, the step is left out."""
 
 
+async def fetch(
+    connection: ReadConnection | Direct, build: Build, given: Given, rows: Sequence[Sequence[Any]], **bound: Any
+) -> Sequence[Row]:
+    """All rows of what `execute` executes, on either kind of connection."""
+    dialect = dialect_of(connection)
+    values = given.bind(dialect, rows) | bound
+    if isinstance(connection, Direct):
+        return await connection.fetch(_written(build), values)
+    return (await connection.execute(_built(build, dialect), values)).all()
+
+
 async def execute_together(connection: ReadConnection, *steps: Step) -> None:
     """Execute statements of which none reads or changes what another does, in their order.
 
@@ -144,7 +157,7 @@ async def execute_together(connection: ReadConnection, *steps: Step) -> None:
     await connection.execute(_built_together(tuple(step.build for step in needed), dialect), bound)
 
 
-async def execute_if_found(connection: ReadConnection, question: Step, *steps: Step, count: int) -> bool:
+async def execute_if_found(connection: ReadConnection | Direct, question: Step, *steps: Step, count: int) -> bool:
     """`execute_together`, in one statement with the query `question`, and only if that finds `count` rows; else nothing
     is done. What `question` locks is locked before any step begins. PostgreSQL's.
 
@@ -154,8 +167,12 @@ async def execute_if_found(connection: ReadConnection, question: Step, *steps: S
     bound: dict[str, Any] = {"expected_count": count}
     for step in (question, *needed):
         bound |= step.given.bind(dialect, step.rows)
-    statement = _built_if_found(question.build, tuple(step.build for step in needed), dialect)
-    return bool((await connection.execute(statement, bound)).scalar_one())
+    builds = (question.build, *(step.build for step in needed))
+    if isinstance(connection, Direct):
+        ((as_expected,),) = await connection.fetch(_written_if_found(builds), bound)
+    else:
+        as_expected = (await connection.execute(_built_if_found(builds, dialect), bound)).scalar_one()
+    return bool(as_expected)
 
 
 @functools.cache
@@ -169,16 +186,27 @@ def _built_together(builds: tuple[Build, ...], dialect: str) -> Statement:
 
 
 @functools.cache
-def _built_if_found(question: Build, builds: tuple[Build, ...], dialect: str) -> Statement:
+def _built_if_found(builds: tuple[Build, ...], dialect: str) -> Statement:
+    question, *steps = builds
     found = cast("sa.Select[Any]", question(dialect)).cte("found")
     counted = sa.select(sa.func.count()).select_from(found).scalar_subquery()
     as_expected = counted == sa.bindparam("expected_count", type_=sa.BigInteger())
     with _rows_only_if(as_expected):
-        parts = _parts(builds, dialect)
+        parts = _parts(steps, dialect)
     return sa.select(as_expected).add_cte(*parts)
 
 
-def _parts(builds: tuple[Build, ...], dialect: str) -> list[sa.CTE]:
+@functools.cache
+def _written(build: Build) -> Written:
+    return Written.of(_built(build, Direct.dialect.name))
+
+
+@functools.cache
+def _written_if_found(builds: tuple[Build, ...]) -> Written:
+    return Written.of(_built_if_found(builds, Direct.dialect.name))
+
+
+def _parts(builds: Sequence[Build], dialect: str) -> list[sa.CTE]:
     # PostgreSQL runs WITH clauses that nobody selects from at the end, the last one first (ExecPostprocessPlan takes
     # es_auxmodifytables, to which ExecInitModifyTable adds at the front). Rows are locked in an order: it is kept.
     return [cast("sa.Insert", build(dialect)).cte(f"step_{i}") for i, build in enumerate(builds)][::-1]

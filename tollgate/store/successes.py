@@ -17,6 +17,7 @@ from tollgate.domain.settling import NOTHING_BILLED, AttemptRow, Known, Resoluti
 from tollgate.domain.states import AttemptOutcome, TaskState
 from tollgate.store import batch_sums, roll_up, rows, settlements, transitions, webhooks
 from tollgate.store.database import WriteConnection
+from tollgate.store.direct import Direct
 from tollgate.store.rows import Step
 from tollgate.store.schema import RUNNING_BY_ID, attempts, tasks
 
@@ -30,9 +31,9 @@ def are_plain(given: Sequence[Settlement]) -> bool:
 
 
 async def settle(
-    connection: WriteConnection, given: Sequence[Settlement], *, now: datetime, shard: int
+    connection: WriteConnection | Direct, given: Sequence[Settlement], *, now: datetime, shard: int
 ) -> list[Resolution] | None:
-    """One resolution each, in order; None: not as foreseen, nothing was written. One statement: with `autocommit` it is
+    """One resolution each, in order; None: not as foreseen, nothing was written. One statement: with `write_once` it is
     committed when this returns."""
     resolved = [_foreseen(settlement, known, now) for settlement in given if (known := settlement.known) is not None]
     bookings = [booking for resolution in resolved for booking in resolution.bookings]

@@ -18,6 +18,7 @@ from tollgate.domain.states import STATUSES, AttemptOutcome, TaskState
 from tollgate.domain.values import value
 from tollgate.store import rows
 from tollgate.store.database import ReadConnection
+from tollgate.store.direct import Direct
 from tollgate.store.schema import LINE_FAILED, LINE_STANDS, attempts, task_requests, task_results, tasks
 
 
@@ -124,10 +125,12 @@ async def by_ids(connection: ReadConnection, ids: Sequence[UUID], *, project_id:
     return {task_id: task for (_, task_id), task in found.items()}
 
 
-async def owned(connection: ReadConnection, asked: Sequence[Owned], *, with_results: bool = True) -> dict[Owned, Task]:
+async def owned(
+    connection: ReadConnection | Direct, asked: Sequence[Owned], *, with_results: bool = True
+) -> dict[Owned, Task]:
     """The same of several projects: those of `asked` that are the project's they are asked for."""
     build = _owned if with_results else _owned_without_results
-    found = (await rows.execute(connection, build, OWNED, list(dict.fromkeys(asked)))).all()
+    found = await rows.fetch(connection, build, OWNED, list(dict.fromkeys(asked)))
     told = [_task(list(same)) for _, same in itertools.groupby(found, key=operator.itemgetter(0))]
     return {(one.project_id, one.id): one for one in told}
 
@@ -165,9 +168,9 @@ async def _past(connection: ReadConnection, after: UUID, where: Filter) -> sa.Co
     return past
 
 
-async def ended_among(connection: ReadConnection, ids: Sequence[UUID]) -> set[UUID]:
+async def ended_among(connection: ReadConnection | Direct, ids: Sequence[UUID]) -> set[UUID]:
     """Those of `ids` that have ended: what everyone who waits asks, in one query."""
-    return set((await rows.execute(connection, _ended_of, IDS, [(i,) for i in ids])).scalars())
+    return {ended for (ended,) in await rows.fetch(connection, _ended_of, IDS, [(i,) for i in ids])}
 
 
 def _ended_of(dialect: str) -> rows.Statement:
@@ -202,7 +205,7 @@ def _select(result: sa.ColumnElement[Any] = task_results.c.body) -> sa.Select[An
             *(tasks.c[name] for name in NARROW),
             task_requests.c.metadata,
             result.label("result"),
-            sa.func.nullif(task_results.c.error_code, sa.literal(ERASED, literal_execute=True)).label("error_code"),
+            sa.func.nullif(task_results.c.error_code, sa.literal_column(f"'{ERASED}'")).label("error_code"),
             task_results.c.error_message,
             sa.func.coalesce(task_results.c.erased, sa.false()).label("erased"),
             task_requests.c.task_id.is_(None).label("prompt_erased"),

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from tollgate.domain.states import OnUncertain, TaskState
 from tollgate.store.schema.columns import Instant, metadata, one_of, partial, required
 
-QUEUED = sa.literal(TaskState.QUEUED, sa.String(16), literal_execute=True)
-RUNNING = sa.literal(TaskState.RUNNING, sa.String(16), literal_execute=True)
+QUEUED = sa.literal_column(f"'{TaskState.QUEUED}'", sa.String(16))
+RUNNING = sa.literal_column(f"'{TaskState.RUNNING}'", sa.String(16))
 """For conditions: written into the statement's text. With a parameter there, a prepared statement's generic
 plan could not use a partial index, and would scan the table."""
 
