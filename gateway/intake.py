@@ -1,11 +1,12 @@
 """Takes submissions in: admit, insert, commit, hand the hint to the publisher, answer.
 
-Concurrent submissions share transactions: what arrived while the last commit ran goes into the next.
+Concurrent submissions share transactions: what arrived while the last commit ran goes into the next. Plain
+tasks, of which each stands for itself, share statements of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -19,8 +20,8 @@ from tollgate.domain.admission import Limits, admit, admitted
 from tollgate.domain.errors import RequestError
 from tollgate.domain.routing import Catalog
 from tollgate.domain.states import Priority
-from tollgate.domain.tasks import Accepted, Key, TaskRequest
-from tollgate.store import intake
+from tollgate.domain.tasks import Accepted, Key, NewTask, TaskRequest
+from tollgate.store import intake, new_tasks
 from tollgate.store.database import Database
 from tollgate.store.foresight import Foresight
 from tollgate.store.intake import Outcome, Submission
@@ -59,6 +60,7 @@ class Intake:
         self._fleet = fleet
         self._foresight = Foresight()
         self._coalescer = Coalescer(self._write, max_weight=MAX_TASKS_TOGETHER, weigh=len)
+        self._plain: Coalescer[NewTask, bool] = Coalescer(self._write_plain, max_weight=new_tasks.ROWS_AT_ONCE)
 
     async def submit_one(self, request: TaskRequest, *, key: Key, meter: Meter | None = None) -> Accepted:
         """Returns when it is committed. Without a `meter` it takes nothing of its key's limits per minute.
@@ -86,6 +88,7 @@ class Intake:
 
     async def drain(self) -> None:
         """Return when nothing is being written: a caller that was cancelled leaves its commit behind."""
+        await self._plain.drain()
         await self._coalescer.drain()
 
     def _admit(self, requests: Sequence[TaskRequest], key: Key, now: datetime) -> Submission:
@@ -103,27 +106,46 @@ class Intake:
     async def _submit(self, admitted: Submission, meter: Meter | None) -> tuple[Accepted, ...]:
         if meter is not None:
             await meter.take(admitted)
-        outcome = await self._coalescer.submit(admitted)
+        outcome = await self._outcome(admitted)
         if meter is not None:
             meter.note(outcome)
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome
 
+    async def _outcome(self, submission: Submission) -> Outcome:
+        if len(submission) == 1 and self._is_plain(submission[0]) and await self._plain.submit(submission[0]):
+            return (Accepted(id=submission[0].id),)
+        return await self._coalescer.submit(submission)
+
+    def _is_plain(self, task: NewTask) -> bool:
+        """To all that is known. On SQLite there is one way: a statement less saves no way there and back."""
+        return self._database.dialect != "sqlite" and self._foresight.is_plain(task)
+
+    async def _write_plain(self, new: Sequence[NewTask]) -> list[bool]:
+        """Whether each was; of one that was not nothing is there: its request_id is taken, or a budget counts it."""
+        async with self._database.write_once() as connection:
+            inserted = await new_tasks.insert_plain(connection, new)
+        self._announce(task for task in new if task.id in inserted)
+        return [task.id in inserted for task in new]
+
     async def _write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         outcomes = await intake.take_in(
             self._database, submissions, prices=self._prices.table, foresight=self._foresight
         )
-        self._announce(submissions, outcomes)
+        self._announce(
+            task
+            for submission, outcome in zip(submissions, outcomes, strict=True)
+            if not isinstance(outcome, RequestError)
+            for task, accepted in zip(submission, outcome, strict=True)
+            if not accepted.duplicate
+        )
         return outcomes
 
-    def _announce(self, submissions: Sequence[Submission], outcomes: Sequence[Outcome]) -> None:
+    def _announce(self, inserted: Iterable[NewTask]) -> None:
         told: dict[str, dict[str, list[UUID]]] = {}
-        for submission, outcome in zip(submissions, outcomes, strict=True):
-            if isinstance(outcome, RequestError):
-                continue
-            for task, accepted in zip(submission, outcome, strict=True):
-                if task.announced_at is not None and not accepted.duplicate:
-                    told.setdefault(task.lane, {}).setdefault(task.route, []).append(task.id)
+        for task in inserted:
+            if task.announced_at is not None:
+                told.setdefault(task.lane, {}).setdefault(task.route, []).append(task.id)
         for lane, hints in told.items():
             self._publisher.announce(lane, hints)

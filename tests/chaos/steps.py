@@ -48,7 +48,7 @@ STEPS = {
     # worker: it is committed, and nobody was told
     "after_settle": Step(module="worker.settler", function="Settler._notify", when="before"),
     # gateway: tasks are committed; their client has no answer, the workers no message
-    "committed": Step(module="gateway.intake", function="Intake._announce", when="before"),
+    "committed": Step(module="tollgate.broker.publisher", function="Publisher.announce", when="before"),
     # beat: hints are marked as given, and were not
     "announced": Step(module="tollgate.broker.publisher", function="Publisher.announce", when="before"),
 }

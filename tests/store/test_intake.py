@@ -13,7 +13,7 @@ from tollgate.domain.errors import InvalidRequestError, RequestIdConflictError
 from tollgate.domain.ids import new_id
 from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import Accepted, Key, NewTask
-from tollgate.store import intake
+from tollgate.store import intake, new_tasks
 from tollgate.store.database import Database
 from tollgate.store.intake import Outcome
 from tollgate.store.labels import MAX_LABELS
@@ -57,8 +57,8 @@ async def test_every_column_is_kept_as_it_was_given(database: Database) -> None:
     )
     await seeds.submit(database, [task])
     found = await seeds.row(database, task.id)
-    kept = {name: getattr(found, name) for name in intake.COLUMNS}
-    assert kept == {name: getattr(task, name) for name in intake.COLUMNS}
+    kept = {name: getattr(found, name) for name in new_tasks.COLUMNS}
+    assert kept == {name: getattr(task, name) for name in new_tasks.COLUMNS}
     assert (found.state, found.fence, found.attempt, found.tries, found.worker_id) == ("queued", 0, 1, 0, None)
     request = (await seeds.rows_of(database, task_requests))[0]
     assert (request.body, request.metadata) == (task.body, task.metadata)

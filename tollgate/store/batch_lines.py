@@ -13,7 +13,7 @@ from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import NewTask
 from tollgate.store import rows
 from tollgate.store.database import WriteConnection, dialect_of
-from tollgate.store.intake import BODIES
+from tollgate.store.new_tasks import BODIES
 from tollgate.store.schema import LINE_STANDS, task_requests, tasks
 
 OWN = ("id", "line", "custom_id", "prompt_tokens_estimate")

@@ -99,6 +99,11 @@ class Foresight:
         covering = {payer: ",".join(map(named, budgets)) or None for payer, budgets in known.items()}
         return Reserving(held=held, changes=changes, covering=covering)
 
+    def is_plain(self, task: NewTask) -> bool:
+        """Whether no budget that is known counts it, and its label has its place among its project's already."""
+        known_label = task.label is None or (task.project_id, task.label) in self._labels
+        return known_label and payer_of(task) not in self._budgets
+
     def hit(self) -> None:
         """It was as foreseen."""
         self.misses = 0
