@@ -113,16 +113,11 @@ class Wire:
                 allow_redirects=False,
             ) as response:
                 yield response
-        except aiohttp.ConnectionTimeoutError as error:
-            raise UpstreamError("no connection in time", kind="connect") from error
-        except aiohttp.ClientConnectorError as error:
-            raise UpstreamError(f"no connection: {error}"[:MAX_MESSAGE], kind="connect") from error
-        except TimeoutError as error:
-            raise UpstreamError("no answer in time", kind="timeout") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error.__cause__, UpstreamError):  # from `on_sent`
                 raise error.__cause__ from None
-            raise UpstreamError(f"the connection broke: {type(error).__name__}", kind="cut") from error
+            _forget_frames(error)
+            raise _upstream_error(error) from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -151,6 +146,26 @@ class _Told(aiohttp.BytesPayload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         self._on_sent()
         await super().write_with_length(writer, content_length)
+
+
+def _upstream_error(error: Exception) -> UpstreamError:
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return UpstreamError("no connection in time", kind="connect")
+        case aiohttp.ClientConnectorError():
+            return UpstreamError(f"no connection: {error}"[:MAX_MESSAGE], kind="connect")
+        case TimeoutError():
+            return UpstreamError("no answer in time", kind="timeout")
+        case _:
+            return UpstreamError(f"the connection broke: {type(error).__name__}", kind="cut")
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """What broke the connection is kept by its stream, which the frames of its traceback keep: prompt and answer would
+    stay until the collector comes, which is seldom."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
