@@ -23,6 +23,20 @@ DIALECTS: tuple[tuple[str, Answer], ...] = (
     ("/", native.answer),
 )
 """Path prefix -> how its errors are told; the first that fits."""
+OFTEN = frozenset(
+    {
+        "/tasks",
+        "/tasks/{task_id}",
+        f"{zhipu_v4.PREFIX}/chat/completions",
+        f"{zhipu_v4.PREFIX}/async/chat/completions",
+        f"{zhipu_v4.PREFIX}/async-result/{{task_id}}",
+        f"{zhipu_v4.PREFIX}/embeddings",
+        f"{openai.PREFIX}/chat/completions",
+        f"{openai.PREFIX}/embeddings",
+        f"{openai.PREFIX}/responses",
+    }
+)
+"""Paths of most requests: matched before the others, each of which takes 0.7 us. They hide none of them."""
 
 
 def create_app(services: Services | None = None) -> fastapi.FastAPI:
@@ -43,9 +57,10 @@ def create_app(services: Services | None = None) -> fastapi.FastAPI:
     # A redirect to the path without its last slash would be no help: ZhipuAI's SDKs do not follow any.
     app = fastapi.FastAPI(title="Tollgate", version=tollgate.__version__, lifespan=lifespan, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _unrouted)
-    for router in (*native.ROUTERS, *zhipu_v3.ROUTERS, *zhipu_v4.ROUTERS, *openai.ROUTERS, health.router):
-        # Not include_router: what it includes is matched once more for each request, which costs 40 us.
-        app.router.routes.extend(router.routes)
+    routers = (*native.ROUTERS, *zhipu_v3.ROUTERS, *zhipu_v4.ROUTERS, *openai.ROUTERS, health.router)
+    routes = [route for router in routers for route in router.routes]
+    # Not include_router: what it includes is matched once more for each request, which costs 40 us.
+    app.router.routes.extend(sorted(routes, key=lambda route: getattr(route, "path", "") not in OFTEN))
     described = functools.cache(
         lambda: openapi.document(app, bodies=(*native.BODIES, *zhipu_v3.BODIES, *zhipu_v4.BODIES, *openai.BODIES))
     )
