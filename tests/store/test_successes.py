@@ -90,7 +90,7 @@ async def test_it_writes_what_settling_by_reading_writes(postgres: Database, of:
     for key, way in ((by_reading, seeds.settle), (foreseen, settle)):
         ids = await (lines(postgres, key) if of == "lines" else seeds.queued(postgres, key, count=2, label="night"))
         claimed = await seeds.claim(postgres, *ids)
-        given = [success(claimed[0]), success(claimed[1], http_status=201, credential="second")]
+        given = [success(claimed[0]), success(claimed[1], http_status=201, bill=replace(seeds.BILL, engine_us=7))]
         resolved = await way(postgres, *given, now=seeds.later(7_000), shard=3)
         assert resolved is not None
         assert [(r.task, r.attempt, r.settlement) for r in resolved] == [(True, True, one) for one in given]
@@ -230,6 +230,9 @@ async def test_only_successes_that_are_known_and_named_once_are_plain(postgres: 
     assert successes.are_plain([plain])
     assert not successes.are_plain([plain, plain])
     assert not successes.are_plain([plain, replace(plain, known=None)])
+    assert not successes.are_plain([plain, replace(plain, result=None)])
+    assert not successes.are_plain([plain, replace(plain, credential="second")])
+    assert not successes.are_plain([plain, replace(plain, held=TaskState.QUEUED)])
     assert not successes.are_plain([replace(plain, state=TaskState.FAILED, outcome=AttemptOutcome.FAILED)])
 
 

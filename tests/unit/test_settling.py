@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import product
 from uuid import UUID
 
@@ -14,12 +15,15 @@ from tollgate.domain.settling import (
     AttemptRow,
     Bill,
     Counts,
+    Known,
     Settlement,
     TaskRow,
     contribution,
+    foreseen,
     resolve,
 )
 from tollgate.domain.states import AttemptOutcome, TaskState
+from tollgate.store import batch_sums, roll_up
 
 NOW = datetime(2026, 3, 1, 13, 5, tzinfo=UTC)
 STARTED = NOW - timedelta(hours=1)
@@ -53,6 +57,22 @@ def test_an_attempt_is_booked_in_the_hour_of_its_start_and_an_end_in_its_own() -
         attempts=1, prompt_tokens=10, cached_tokens=2, completion_tokens=5, engine_us=9, cost_nano=70
     )
     assert ended.counts == Counts(tasks_succeeded=1)
+
+
+@pytest.mark.parametrize("began", [NOW - timedelta(minutes=5), NOW - timedelta(minutes=6), STARTED])
+@pytest.mark.parametrize("label", [None, "night"])
+def test_what_is_foreseen_is_what_would_be_resolved(began: datetime, label: str | None) -> None:
+    batch = UUID(int=3)
+    known = Known(
+        project_id=TASK.project_id, key_id="k", model="m", label=label, batch_id=batch, upstream="u",
+        attempt_started_at=began,
+    )  # fmt: skip
+    expected = resolve(SUCCESS, replace(TASK, label=label, batch_id=batch), replace(ATTEMPT, started_at=began), now=NOW)
+    found = foreseen(SUCCESS, known, now=NOW)
+    assert (found.settlement, found.task, found.attempt, found.late) == (SUCCESS, True, True, False)
+    assert replace(expected, before=None, bookings=()) == replace(found, bookings=())
+    for steps in (partial(roll_up.booking, shard=2), lambda bookings: (batch_sums.booking(bookings, shard=2),)):
+        assert [step.rows for step in steps(found.bookings)] == [step.rows for step in steps(expected.bookings)]
 
 
 def test_a_retry_of_the_same_purchase_books_nothing() -> None:

@@ -239,6 +239,33 @@ def resolve(given: Settlement, task: TaskRow, attempt: AttemptRow | None, *, now
     )
 
 
+def foreseen(given: Settlement, known: Known, *, now: datetime) -> Resolution:
+    """What `resolve` makes of a success whose rows stand as they were claimed, at a third of its price: what was bought
+    and the end are booked as one where they fall into the same hour."""
+
+    def book(hour: datetime, counts: Counts, ended: TaskState | None = None) -> Booking:
+        return Booking(
+            hour=hour,
+            project_id=known.project_id,
+            key_id=known.key_id,
+            model=known.model,
+            upstream=known.upstream,
+            label=known.label or "",
+            counts=counts,
+            batch_id=known.batch_id,
+            ended=ended,
+        )
+
+    began, ended = _hour(known.attempt_started_at), _hour(now)
+    bookings: tuple[Booking, ...]
+    if began == ended:
+        bookings = (book(ended, contribution(given.outcome, given.bill, tasks_succeeded=1), given.state),)
+    else:
+        bought = book(began, contribution(given.outcome, given.bill))
+        bookings = (bought, book(ended, Counts(tasks_succeeded=1), given.state))
+    return Resolution(settlement=given, task=True, attempt=True, bookings=bookings)
+
+
 def stays(given: Settlement, decide: Callable[[Settlement], Resolution]) -> Resolution:
     """A task that may not go to the route it was to go to: by what was to be otherwise."""
     return decide(given.otherwise) if given.otherwise else Resolution(settlement=given, task=False, attempt=False)
@@ -329,7 +356,7 @@ def _bookings(
 ) -> Iterator[Booking]:
     def book(at: datetime, counts: Counts, ended: TaskState | None = None) -> Booking:
         return Booking(
-            hour=at.replace(minute=0, second=0, microsecond=0),
+            hour=_hour(at),
             project_id=task.project_id,
             key_id=task.key_id,
             model=task.model,
@@ -352,12 +379,18 @@ def _bookings(
         yield book(now, counts, settlement.state)
 
 
-def contribution(outcome: AttemptOutcome, bill: Bill) -> Counts:
-    """What a closed attempt adds to the roll-up; an open or abandoned one adds nothing."""
+def _hour(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
+
+
+def contribution(outcome: AttemptOutcome, bill: Bill, *, tasks_succeeded: int = 0) -> Counts:
+    """What a closed attempt adds to the roll-up, with the task that it ends, if any; an open or abandoned one adds
+    nothing."""
     if outcome in (AttemptOutcome.OPEN, AttemptOutcome.ABANDONED):
         return NO_COUNTS
     has_usage = bill.prompt_tokens is not None
     return Counts(
+        tasks_succeeded=tasks_succeeded,
         attempts=1,
         attempts_failed=int(outcome is AttemptOutcome.FAILED),
         attempts_uncertain=int(outcome is AttemptOutcome.UNCERTAIN),

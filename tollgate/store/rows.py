@@ -157,16 +157,19 @@ async def execute_together(connection: ReadConnection, *steps: Step) -> None:
     await connection.execute(_built_together(tuple(step.build for step in needed), dialect), bound)
 
 
-async def execute_if_found(connection: ReadConnection | Direct, question: Step, *steps: Step, count: int) -> bool:
+async def execute_if_found(
+    connection: ReadConnection | Direct, question: Step, *steps: Step, count: int, **bound: Any
+) -> bool:
     """`execute_together`, in one statement with the query `question`, and only if that finds `count` rows; else nothing
     is done. What `question` locks is locked before any step begins. PostgreSQL's.
 
-    Each step must draw its rows from its `given`: that is what is empty where the count is another."""
+    Each step must draw its rows from its `given`, which may be the question's: that is what is empty where the count is
+    another. `bound` is for the rest of all of them."""
     dialect = dialect_of(connection)
     needed = [step for step in steps if step.rows]
-    bound: dict[str, Any] = {"expected_count": count}
-    for step in (question, *needed):
-        bound |= step.given.bind(dialect, step.rows)
+    bound["expected_count"] = count
+    for given, values in {step.given: step.rows for step in (question, *needed)}.items():
+        bound |= given.bind(dialect, values)
     builds = (question.build, *(step.build for step in needed))
     if isinstance(connection, Direct):
         ((as_expected,),) = await connection.fetch(_written_if_found(builds), bound)

@@ -5,8 +5,9 @@ aiohttp, because a call costs it 0.1 ms of CPU with a thousand in flight, where 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -51,20 +52,21 @@ class Wire:
 
         `total_timeout_s` is for answers that come in one piece: one that is written may take as long as it goes on.
         Raises UpstreamError."""
-        async with self._asked("POST", path, body, headers, timeout_s, on_sent) as response:
-            if response.status >= 300 or response.content_type != "text/event-stream":
-                parsed, text = _parsed(response, await _read_whole(response))
-                if isinstance(parsed.get("error"), dict):
-                    raise refusal_of(parsed, response.status, default="an error without a message")
-                yield text
-                return
-            parser = sse.Parser()
-            async for part in response.content.iter_any():
-                try:
-                    for data in parser.feed(part):
-                        yield data
-                except sse.TooLongError as error:
-                    raise UpstreamError(str(error), http_status=response.status, kind="garbage") from error
+        with _Translated():
+            async with self._request("POST", path, body, headers, timeout_s, on_sent) as response:
+                if response.status >= 300 or response.content_type != "text/event-stream":
+                    parsed, text = _parsed(response, await _read_whole(response))
+                    if isinstance(parsed.get("error"), dict):
+                        raise refusal_of(parsed, response.status, default="an error without a message")
+                    yield text
+                    return
+                parser = sse.Parser()
+                async for part in response.content.iter_any():
+                    try:
+                        for data in parser.feed(part):
+                            yield data
+                    except sse.TooLongError as error:
+                        raise UpstreamError(str(error), http_status=response.status, kind="garbage") from error
 
     async def get(
         self, path: str, *, headers: Mapping[str, str], timeout_s: float
@@ -83,12 +85,12 @@ class Wire:
         on_sent: Callable[[], None],
     ) -> tuple[int, Mapping[str, Any], str]:
         whole_s = min(self._spec.total_timeout_s, timeout_s)
-        async with self._asked(method, path, body, headers, whole_s, on_sent) as response:
-            raw = await _read_whole(response)
+        with _Translated():
+            async with self._request(method, path, body, headers, whole_s, on_sent) as response:
+                raw = await _read_whole(response)
         return response.status, *_parsed(response, raw)
 
-    @contextlib.asynccontextmanager
-    async def _asked(
+    def _request(
         self,
         method: str,
         path: str,
@@ -96,28 +98,23 @@ class Wire:
         headers: Mapping[str, str],
         timeout_s: float,
         on_sent: Callable[[], None],
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """What comes back, to be read inside. Raises UpstreamError, also for what goes wrong inside."""
-        limits = aiohttp.ClientTimeout(
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """To be entered and read under `_Translated`."""
+        return self._open().request(
+            method,
+            URL(f"{self._base_url}{path}", encoded=True),
+            data=None if body is None else _Told(body, on_sent=on_sent),
+            headers=headers if body is None else {"Content-Type": "application/json", **headers},
+            timeout=self._limits(timeout_s),
+            allow_redirects=False,
+        )
+
+    def _limits(self, timeout_s: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
             total=timeout_s,
             sock_connect=self._spec.connect_timeout_s,
             sock_read=self._spec.first_byte_timeout_s,
         )
-        try:
-            async with self._open().request(
-                method,
-                URL(f"{self._base_url}{path}", encoded=True),
-                data=None if body is None else _Told(body, on_sent=on_sent),
-                headers=headers if body is None else {"Content-Type": "application/json", **headers},
-                timeout=limits,
-                allow_redirects=False,
-            ) as response:
-                yield response
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error.__cause__, UpstreamError):  # from `on_sent`
-                raise error.__cause__ from None
-            _forget_frames(error)
-            raise _upstream_error(error) from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -146,6 +143,23 @@ class _Told(aiohttp.BytesPayload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         self._on_sent()
         await super().write_with_length(writer, content_length)
+
+
+class _Translated:
+    """A block in which what goes wrong is an UpstreamError. A class: `contextlib`'s generators take 2 us a call."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, aiohttp.ClientError | OSError | ValueError):
+            return
+        if isinstance(error.__cause__, UpstreamError):  # from `on_sent`
+            raise error.__cause__ from None
+        _forget_frames(error)
+        raise _upstream_error(error) from error
 
 
 def _upstream_error(error: Exception) -> UpstreamError:
