@@ -110,7 +110,10 @@ class Intake:
         if meter is not None:
             meter.note(outcome)
         if isinstance(outcome, RequestError):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # it keeps this frame by its traceback: each would keep the other, and the prompts
         return outcome
 
     async def _outcome(self, submission: Submission) -> Outcome:

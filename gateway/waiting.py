@@ -72,7 +72,7 @@ class Waiters:
 
         Raises StoreUnavailableError."""
         with self.listening(ids) as ended:
-            # Not under the timeout: to cut a statement short costs its connection.
+            # Not under the timeout: the next one would wait until the statement that was cut short has ended.
             async with self._database.read_once() as connection:
                 if await tasks.ended_among(connection, list(ids)):
                     return

@@ -52,7 +52,10 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.append((item, future))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all(), name="coalescer")
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # its error keeps this frame: each would keep the other, and the item
 
     async def insist(self, item: Item, *, what: str) -> Result:
         """As `submit`, but while the store does not answer the item is held and tried again. `what` names it in the
@@ -106,6 +109,7 @@ class Coalescer(Generic[Item, Result]):
                     await self._write([one])
                 return
             _fail(taken, error)
+            taken = ()  # as in `submit`
         else:
             for (_, future), result in zip(taken, results, strict=True):
                 if not future.done():

@@ -10,7 +10,10 @@ many calls. With 10,000 it took 8 % of a worker's CPU."""
 
 
 def seldom() -> None:
-    """Called once all is loaded. Gateway and worker make few cycles, none of them with a prompt or an answer in it, and
-    hold many objects: by default the collector takes a tenth of a gateway's CPU, and a fifth of a worker's."""
+    """Called once all is loaded. Gateway and worker hold many objects, and make few cycles: by default the collector
+    takes a tenth of a gateway's CPU, and a fifth of a worker's.
+
+    None of those cycles has a prompt or an answer in it. An error that is raised keeps the frames it passed, and a
+    frame that keeps such an error lets go of it before it ends."""
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 20, 50)

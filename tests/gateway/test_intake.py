@@ -13,12 +13,13 @@ import pytest
 from gateway.fleet import Fleet
 from gateway.intake import Intake
 from gateway.prices import PriceBook
+from tests.garbage import nothing_left
 from tests.gateway.gate import Gate
 from tests.store import seeds, spending
 from tests.store.test_intake import stored
 from tollgate.broker.publisher import Publisher
 from tollgate.domain.admission import Limits
-from tollgate.domain.errors import RequestIdConflictError
+from tollgate.domain.errors import BudgetExceededError, RequestIdConflictError, StoreUnavailableError
 from tollgate.domain.tasks import Accepted, Key, NewTask, TaskRequest
 from tollgate.store import budgets, new_tasks
 from tollgate.store.database import Database
@@ -102,6 +103,34 @@ async def test_each_gets_its_own_outcome_and_each_new_task_is_told_once(house: H
     assert await stored(house.database) == new
     assert sorted(house.told.ids) == sorted(new)
     assert (await spending.in_total(house.database, budget_id)).reserved_tasks == 1
+
+
+@pytest.mark.parametrize("refused", [RequestIdConflictError, BudgetExceededError, StoreUnavailableError])
+async def test_what_is_refused_leaves_no_prompt_behind(
+    house: House, refused: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many are, of clients that try again, and the collector comes seldom."""
+    key = await seeds.a_key(house.database)
+    changes = {"request_id": "taken"} if refused is RequestIdConflictError else {}
+    await house.submit(key, **changes)
+    if refused is BudgetExceededError:
+        await spending.a_budget(house.database, key, limit_nano=1)
+    if refused is StoreUnavailableError:
+        gone = Database.connect("postgresql://nobody:password@127.0.0.1:1/nothing")
+        for name in ("write", "write_once"):
+            monkeypatch.setattr(house.database, name, getattr(gone, name))
+
+    async def submit() -> type[Exception] | None:
+        try:
+            await house.submit(key, prompt="another", **changes)
+        except Exception as error:
+            return type(error)
+        return None
+
+    await submit()
+    with nothing_left(NewTask, TaskRequest):
+        assert set(await asyncio.gather(*(submit() for _ in range(5)))) == {refused}
+        await house.intake.drain()
 
 
 async def test_what_is_plain_goes_together_and_the_rest_is_decided(house: House) -> None:

@@ -20,7 +20,7 @@ from tollgate.store.direct import Direct, Written
 from tollgate.store.schema import projects
 
 PROJECTS = rows.Given.of(projects, "id", "name", "created_at")
-PID = Written("SELECT pg_backend_pid()", names=(), own={})
+PID = Written("SELECT pg_backend_pid()", names=(), constants={})
 
 
 def _inserting(dialect: str) -> rows.Statement:
@@ -45,7 +45,7 @@ async def names(database: Database) -> list[str]:
 async def fetch(database: Database, text: str) -> Sequence[Any]:
     async with database.read_once() as connection:
         assert isinstance(connection, Direct)
-        return await connection.fetch(Written(text, names=(), own={}), {})
+        return await connection.fetch(Written(text, names=(), constants={}), {})
 
 
 @pytest.fixture
@@ -138,9 +138,12 @@ async def test_a_connection_that_the_server_ends_is_an_outage_and_the_next_one_w
 async def test_a_server_that_is_silent_is_an_outage(postgres_url: str) -> None:
     database = Database.connect(postgres_url, pool=1, command_timeout_s=0.2)
     try:
+        ((before,),) = await fetch(database, PID.text)
         with pytest.raises(StoreUnavailableError):
             await fetch(database, "SELECT pg_sleep(60)")
         assert await names(database) == []
+        ((after,),) = await fetch(database, PID.text)
+        assert after != before, "the next would wait for what does not answer to a cancel either"
     finally:
         await database.close()
 

@@ -264,7 +264,7 @@ async def test_it_reads_its_own_rows_however_many_run(postgres: Database) -> Non
             counted = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_tasks_worker_id'"
             return int((await reading.exec_driver_sql(counted)).scalar_one())
 
-    flush = Written("SELECT pg_stat_force_next_flush()", names=(), own={})
+    flush = Written("SELECT pg_stat_force_next_flush()", names=(), constants={})
 
     before = await read_by_index()
     for task in claimed[:20]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.garbage import nothing_left
 from tollgate.domain.errors import UpstreamError
 from tollgate.domain.routing import UpstreamSpec
+from worker.upstreams import wire
 from worker.upstreams.wire import Wire
 
 ANSWER = b'{"id": "1"}'
@@ -85,10 +86,12 @@ async def test_what_was_asked_and_answered_goes_with_a_call_that_broke(
             return error.kind
         return None
 
-    gc.collect()
-    gc.disable()
-    try:
+    with nothing_left(aiohttp.ClientResponse):
         assert await broken() == kind
-        assert not [one for one in gc.get_objects() if isinstance(one, aiohttp.ClientResponse)]
-    finally:
-        gc.enable()
+
+
+def test_causes_in_a_ring_are_forgotten_too() -> None:
+    one, other = OSError("one"), OSError("other")
+    one.__cause__, other.__cause__ = other, one
+    with pytest.raises(UpstreamError, match="broke"), wire._Translated():
+        raise one

@@ -119,12 +119,17 @@ class Database:
 
     def read_once(self) -> AbstractAsyncContextManager[ReadConnection | Direct]:
         """For one statement of `rows` that reads, and that is asked often."""
-        return self.read() if self.dialect == "sqlite" else _direct(self._writer)
+        return self.read() if self.dialect == "sqlite" else _direct(self._pool)
 
     def write_once(self) -> AbstractAsyncContextManager[WriteConnection | Direct]:
         """For one statement of `rows` that writes: on PostgreSQL it commits by itself, without a BEGIN before it and a
         COMMIT after it, which take longer than it does. SQLite's is `write`'s."""
-        return self.write() if self.dialect == "sqlite" else _direct(self._writer)
+        return self.write() if self.dialect == "sqlite" else _direct(self._pool)
+
+    @property
+    def _pool(self) -> AsyncEngine:
+        """PostgreSQL's: both engines' is the same."""
+        return self._writer
 
     async def close(self) -> None:
         await self._reader.dispose()
@@ -148,7 +153,10 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @contextlib.asynccontextmanager
 async def _direct(engine: AsyncEngine) -> AsyncIterator[Direct]:
-    """The same for the driver's own connection, of the same pool. Outside of a transaction there is nothing to undo."""
+    """The same for the driver's own connection. Outside of a transaction there is nothing to undo.
+
+    One that is cancelled asks the server to end its statement, which may be committed already; the next user of the
+    connection waits until the server has answered."""
     try:
         pooled = await engine.raw_connection()
     except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError) as error:
@@ -157,6 +165,8 @@ async def _direct(engine: AsyncEngine) -> AsyncIterator[Direct]:
     try:
         yield Direct(driver)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        if isinstance(error, TimeoutError):  # who is silent will not answer to a cancel either
+            driver.terminate()
         if not driver.is_closed() and not _is_outage(error):
             raise
         raise _unavailable(error) from error

@@ -25,7 +25,7 @@ class Written(NamedTuple):
     """With $1, $2, ... for its parameters."""
     names: Sequence[str]
     """Of the parameters, in that order."""
-    own: Mapping[str, Any]
+    constants: Mapping[str, Any]
     """The values of those that are not given with each execution."""
 
     @classmethod
@@ -34,8 +34,8 @@ class Written(NamedTuple):
         compiled = cast("SQLCompiler", cast("sa.ClauseElement", statement).compile(dialect=DIALECT))
         if compiled.literal_execute_params or compiled.post_compile_params:
             raise ValueError(f"not one text for all values: {compiled}")
-        own = {name: bound.effective_value for name, bound in compiled.binds.items() if not bound.required}
-        return cls(text=compiled.string, names=tuple(compiled.positiontup or ()), own=own)
+        constants = {name: bound.effective_value for name, bound in compiled.binds.items() if not bound.required}
+        return cls(text=compiled.string, names=tuple(compiled.positiontup or ()), constants=constants)
 
 
 class Direct:
@@ -50,6 +50,6 @@ class Direct:
 
     async def fetch(self, statement: Written, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """All rows. Raises the driver's errors, which `Database` makes ours."""
-        of = {**statement.own, **values}
+        of = {**statement.constants, **values}
         found = await self._driver.fetch(statement.text, *[of[name] for name in statement.names])
         return cast("Sequence[Sequence[Any]]", found)

@@ -100,7 +100,7 @@ class Foresight:
         return Reserving(held=held, changes=changes, covering=covering)
 
     def is_plain(self, task: NewTask) -> bool:
-        """Whether no budget that is known counts it, and its label has its place among its project's already."""
+        """Whether no budget is known to count it, foreseen or not, and its project has its label already."""
         known_label = task.label is None or (task.project_id, task.label) in self._labels
         return known_label and payer_of(task) not in self._budgets
 

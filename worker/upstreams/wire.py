@@ -177,7 +177,9 @@ def _upstream_error(error: Exception) -> UpstreamError:
 def _forget_frames(error: BaseException | None) -> None:
     """What broke the connection is kept by its stream, which the frames of its traceback keep: prompt and answer would
     stay until the collector comes, which is seldom."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
