@@ -43,8 +43,10 @@ async def stored(database: Database) -> set[UUID]:
     return ids
 
 
-async def test_every_column_is_kept_as_it_was_given(database: Database) -> None:
-    key = await seeds.a_key(database)
+@pytest.mark.parametrize("alone", [True, False])
+async def test_every_column_is_kept_as_it_was_given(database: Database, alone: bool) -> None:
+    """What rows have in common is sent once."""
+    key, other = await seeds.a_key(database), await seeds.a_key(database, project="other")
     task = seeds.a_task(
         key,
         request_id="r-1",
@@ -55,12 +57,12 @@ async def test_every_column_is_kept_as_it_was_given(database: Database) -> None:
         body='{"content":"你好\\u0000 \U0001f600"}',
         metadata='{"a":1}',
     )
-    await seeds.submit(database, [task])
+    await seeds.submit(database, [task] if alone else [seeds.a_task(other), task, seeds.a_task(key)])
     found = await seeds.row(database, task.id)
     kept = {name: getattr(found, name) for name in new_tasks.COLUMNS}
     assert kept == {name: getattr(task, name) for name in new_tasks.COLUMNS}
     assert (found.state, found.fence, found.attempt, found.tries, found.worker_id) == ("queued", 0, 1, 0, None)
-    request = (await seeds.rows_of(database, task_requests))[0]
+    (request,) = [row for row in await seeds.rows_of(database, task_requests) if row.task_id == task.id]
     assert (request.body, request.metadata) == (task.body, task.metadata)
 
 

@@ -1,18 +1,17 @@
-"""The rows of a step's lines, inserted in one statement: as narrow as what its lines have in common allows."""
+"""The rows of a step's lines, inserted in one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql.dml import ReturningInsert
 
-from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import NewTask
 from tollgate.store import rows
 from tollgate.store.database import WriteConnection, dialect_of
+from tollgate.store.forms import Form
 from tollgate.store.new_tasks import BODIES
 from tollgate.store.schema import LINE_STANDS, task_requests, tasks
 
@@ -20,38 +19,21 @@ OWN = ("id", "line", "custom_id", "prompt_tokens_estimate")
 COMMON = (
     "project_id", "key_id", "batch_id", "feed", "digest", "deadline", "retry_until", "created_at", "streamed",
 )  # fmt: skip
-"""Columns in which the lines of a step are alike: sent once."""
+"""Columns in which the lines of a step are alike."""
 TERMS = (
     "label", "endpoint", "model", "route", "lane", "mode", "not_before", "on_uncertain", "max_tokens",
     "assumed_max_tokens",
 )  # fmt: skip
 """Columns in which they mostly are."""
-TERMS_OF = attrgetter(*TERMS)
 
 
-class Form:
-    """How a step is inserted. Its methods build statements, once for each dialect."""
-
-    def __init__(self, *, own: tuple[str, ...], common: tuple[str, ...]) -> None:
-        self.given = rows.Given.of(tasks, *own)
-        self.values = attrgetter(*own)
-        """Of a line, in the order of `given`."""
-        self._common = common
-
-    def common(self, line: NewTask) -> dict[str, Any]:
-        """The parameters for what each line has as this one has it."""
-        return {f"common_{name}": getattr(line, name) for name in self._common}
-
+class Lines(Form):
     def lines(self, dialect: str) -> ReturningInsert[*tuple[Any, ...]]:
-        given = self.given.table(dialect)
-        common = [sa.bindparam(f"common_{name}", type_=tasks.c[name].type) for name in self._common]
-        queued = sa.literal(TaskState.QUEUED, sa.String(16))
-        # SQLite's parser needs a WHERE between SELECT and ON CONFLICT (https://sqlite.org/lang_upsert.html, 2.2).
-        source = sa.select(*given.c, *common, queued).where(sa.true())
-        inserting = rows.insert_into(dialect, tasks).from_select([*given.c.keys(), *self._common, "state"], source)
-        return inserting.on_conflict_do_nothing(
-            index_elements=["batch_id", "custom_id"], index_where=LINE_STANDS
-        ).returning(tasks.c.id, tasks.c.line)
+        return (
+            self.insert(dialect)
+            .on_conflict_do_nothing(index_elements=["batch_id", "custom_id"], index_where=LINE_STANDS)
+            .returning(tasks.c.id, tasks.c.line)
+        )
 
     def lines_and_bodies(self, dialect: str) -> rows.Statement:
         inserted = self.lines(dialect).cte("inserted")
@@ -61,8 +43,8 @@ class Form:
         return sa.select(inserted.c.line).add_cte(bodies)
 
 
-ALIKE = Form(own=OWN, common=(*COMMON, *TERMS))
-DIFFERING = Form(own=(*OWN, *TERMS), common=COMMON)
+ALIKE = Lines(own=OWN, common=(*COMMON, *TERMS))
+DIFFERING = Lines(own=(*OWN, *TERMS), common=COMMON)
 """Takes PostgreSQL and its driver a third longer."""
 
 
@@ -71,11 +53,10 @@ async def insert(connection: WriteConnection, new: Sequence[NewTask]) -> set[int
     if not new:
         return set()
     dialect = dialect_of(connection)
-    terms = TERMS_OF(new[0])
-    form = ALIKE if all(TERMS_OF(line) == terms for line in new) else DIFFERING
+    form = ALIKE if ALIKE.fits(new) else DIFFERING
     values = [form.values(line) for line in new]
     bodies = [(line.id, line.body, line.metadata) for line in new]
-    common = form.common(new[0])
+    common = form.common(new)
     if dialect == "sqlite":
         found = await rows.execute(connection, form.lines, form.given, values, **common)
         inserted = dict(map(tuple, found.all()))

@@ -19,15 +19,37 @@ from tollgate.store import periods, rows
 from tollgate.store.database import WriteConnection, dialect_of
 from tollgate.store.direct import Direct
 from tollgate.store.foresight import IN_MONEY, Reserving, UnforeseenError
+from tollgate.store.forms import Form
 from tollgate.store.schema import budgets, task_requests, tasks
 
 ROWS_AT_ONCE = 1_000
 """In one statement: to encode them takes 20 ms of the event loop, which others need too."""
 COLUMNS = tuple(field.name for field in fields(NewTask) if field.name in tasks.c)
 VALUES = attrgetter(*COLUMNS)
+OWN = ("id", "custom_id", "request_id", "digest", "prompt_tokens_estimate", "announced_at")
+"""Columns in which the tasks of a list mostly differ."""
+OF_LINES = ("batch_id", "line")
+"""Columns that only lines of batches have."""
 NEW_TASKS = rows.Given.of(tasks, *COLUMNS, "state")
 RESERVING_TASKS = rows.Given.of(tasks, *COLUMNS, "state", "reserved_nano", "reserved_tokens", "charged_to")
 BODIES = rows.Given.of(task_requests, "task_id", "body", "metadata", name="bodies")
+
+
+class Listed(Form):
+    """Inserted where their request_ids are free, and told whether they are under a budget."""
+
+    def tasks(self, dialect: str) -> ReturningInsert[*tuple[Any, ...]]:
+        budgeted = sa.exists().where(*_covering(rows.returned(tasks.c.project_id), rows.returned(tasks.c.key_id)))
+        return _if_free(self.insert(dialect)).returning(tasks.c.id, budgeted.label("budgeted"))
+
+    def tasks_and_bodies(self, dialect: str) -> rows.Statement:
+        """In one statement: a second is a fifth of what a commit of a few tasks takes."""
+        inserted = self.tasks(dialect).cte("inserted")
+        return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(_keeping_bodies(dialect, inserted).cte("kept"))
+
+
+ALIKE = Listed(own=OWN, common=[name for name in COLUMNS if name not in OWN])
+DIFFERING = Listed(own=[name for name in COLUMNS if name not in OF_LINES], common=OF_LINES)
 
 
 async def insert(connection: WriteConnection, new: Sequence[NewTask]) -> tuple[set[UUID], bool]:
@@ -37,15 +59,16 @@ async def insert(connection: WriteConnection, new: Sequence[NewTask]) -> tuple[s
     inserted: dict[UUID, bool] = {}
     for start in range(0, len(ordered), ROWS_AT_ONCE):
         some = ordered[start : start + ROWS_AT_ONCE]
-        values = [(*VALUES(task), TaskState.QUEUED) for task in some]
+        form = ALIKE if ALIKE.fits(some) else DIFFERING
+        values, common = [form.values(task) for task in some], form.common(some)
         if dialect == "sqlite":
-            found = await rows.execute(connection, _inserting_tasks, NEW_TASKS, values)
+            found = await rows.execute(connection, form.tasks, form.given, values, **common)
             inserted |= dict(map(tuple, found.all()))
             bodies = _bodies([task for task in some if task.id in inserted])
             await rows.execute(connection, _inserting_bodies, BODIES, bodies)
         else:
-            bound = BODIES.bind(dialect, _bodies(some))
-            found = await rows.execute(connection, _inserting_both, NEW_TASKS, values, **bound)
+            bound = common | BODIES.bind(dialect, _bodies(some))
+            found = await rows.execute(connection, form.tasks_and_bodies, form.given, values, **bound)
             inserted |= dict(map(tuple, found.all()))
     return set(inserted), any(inserted.values())
 
@@ -79,11 +102,6 @@ def _bodies(new: Sequence[NewTask]) -> list[tuple[UUID, str, str | None]]:
     return [(task.id, task.body, task.metadata) for task in new]
 
 
-def _inserting_tasks(dialect: str) -> ReturningInsert[*tuple[Any, ...]]:
-    budgeted = sa.exists().where(*_covering(rows.returned(tasks.c.project_id), rows.returned(tasks.c.key_id)))
-    return _if_free(NEW_TASKS.insert(dialect, tasks)).returning(tasks.c.id, budgeted.label("budgeted"))
-
-
 def _if_free(insert: postgresql.Insert) -> postgresql.Insert:
     return insert.on_conflict_do_nothing(
         index_elements=["project_id", "request_id"], index_where=sa.text("request_id IS NOT NULL")
@@ -98,12 +116,6 @@ def _covering(project_id: sa.ColumnElement[UUID], key_id: sa.ColumnElement[str])
 
 def _inserting_bodies(dialect: str) -> rows.Statement:
     return BODIES.insert(dialect, task_requests)
-
-
-def _inserting_both(dialect: str) -> rows.Statement:
-    """In one statement: a second is a fifth of what a commit of a few tasks takes."""
-    inserted = _inserting_tasks(dialect).cte("inserted")
-    return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(_keeping_bodies(dialect, inserted).cte("kept"))
 
 
 def _inserting_plain(dialect: str) -> rows.Statement:
