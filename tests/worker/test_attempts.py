@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -17,10 +16,8 @@ from tests.worker.world import INTERACTIVE, KEYS, PRICES, ROUTE, World, until, z
 from tollgate.broker.bus import CANCEL
 from tollgate.domain.retries import RetryPolicy
 from tollgate.domain.routing import UpstreamSpec
-from tollgate.domain.settling import Resolution
 from tollgate.domain.states import AttemptOutcome, OnUncertain, TaskState
-from tollgate.store import cancels, settlements
-from tollgate.store.rows import Step
+from tollgate.store import cancels
 from tollgate.store.tasks import Task
 from worker.billing import Rules
 from worker.upstreams.chat import ChatUpstream
@@ -305,18 +302,17 @@ async def test_a_redirect_is_not_followed(world: World) -> None:
         assert (task.state, len(upstream.asked)) == (TaskState.FAILED, 1)
 
 
-async def test_an_answer_that_cannot_be_stored_fails_the_task_and_is_paid(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # No answer is known that a database refuses and that passes as JSON: so the refusal is made here.
-    keeping = settlements.keeping
+NO_ANSWERS = {
+    "postgresql": "ALTER TABLE task_results ADD CHECK (body IS NULL)",
+    "sqlite": "CREATE TRIGGER no_answers BEFORE INSERT ON task_results WHEN NEW.body IS NOT NULL "
+    "BEGIN SELECT RAISE(ABORT, 'it cannot be stored'); END",
+}
 
-    def refuse_results(ended: Sequence[Resolution]) -> Step:
-        if any(resolution.settlement.result for resolution in ended):
-            raise ValueError("this text cannot be stored")
-        return keeping(ended)
 
-    monkeypatch.setattr(settlements, "keeping", refuse_results)
+async def test_an_answer_that_cannot_be_stored_fails_the_task_and_is_paid(world: World) -> None:
+    # No answer is known that a database refuses and that passes as JSON: so this one is made to.
+    async with world.database.write() as connection:
+        await connection.exec_driver_sql(NO_ANSWERS[world.database.dialect])
     simulator = await world.simulator()
     engine = await world.engine(zhipu(simulator.base_url))
     [task] = await world.run(engine, "hello")
