@@ -12,8 +12,8 @@ from tollgate.domain.tasks import NewTask
 from tollgate.store import rows
 from tollgate.store.database import WriteConnection, dialect_of
 from tollgate.store.forms import Form
-from tollgate.store.new_tasks import BODIES
-from tollgate.store.schema import LINE_STANDS, task_requests, tasks
+from tollgate.store.new_tasks import BODIES, inserting_bodies, keeping_bodies
+from tollgate.store.schema import LINE_STANDS, tasks
 
 OWN = ("id", "line", "custom_id", "prompt_tokens_estimate")
 COMMON = (
@@ -37,10 +37,7 @@ class Lines(Form):
 
     def lines_and_bodies(self, dialect: str) -> rows.Statement:
         inserted = self.lines(dialect).cte("inserted")
-        given = BODIES.table(dialect)
-        theirs = sa.select(given).join(inserted, inserted.c.id == given.c.task_id)
-        bodies = sa.insert(task_requests).from_select(list(given.c.keys()), theirs).cte("kept")
-        return sa.select(inserted.c.line).add_cte(bodies)
+        return sa.select(inserted.c.line).add_cte(keeping_bodies(dialect, inserted).cte("kept"))
 
 
 ALIKE = Lines(own=OWN, common=(*COMMON, *TERMS))
@@ -60,11 +57,7 @@ async def insert(connection: WriteConnection, new: Sequence[NewTask]) -> set[int
     if dialect == "sqlite":
         found = await rows.execute(connection, form.lines, form.given, values, **common)
         inserted = dict(map(tuple, found.all()))
-        await rows.execute(connection, _bodies, BODIES, [body for body in bodies if body[0] in inserted])
+        await rows.execute(connection, inserting_bodies, BODIES, [body for body in bodies if body[0] in inserted])
         return set(inserted.values())
     bound = common | BODIES.bind(dialect, bodies)
     return set((await rows.execute(connection, form.lines_and_bodies, form.given, values, **bound)).scalars())
-
-
-def _bodies(dialect: str) -> rows.Statement:
-    return BODIES.insert(dialect, task_requests)

@@ -13,12 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from tollgate.domain.states import TaskState
 from tollgate.domain.tasks import NewTask
 from tollgate.store import rows
-from tollgate.store.schema import tasks
-
-QUEUED = sa.literal(TaskState.QUEUED, sa.String(16))
+from tollgate.store.schema import QUEUED, tasks
 
 
 class Form:

@@ -45,7 +45,7 @@ class Listed(Form):
     def tasks_and_bodies(self, dialect: str) -> rows.Statement:
         """In one statement: a second is a fifth of what a commit of a few tasks takes."""
         inserted = self.tasks(dialect).cte("inserted")
-        return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(_keeping_bodies(dialect, inserted).cte("kept"))
+        return sa.select(inserted.c.id, inserted.c.budgeted).add_cte(keeping_bodies(dialect, inserted).cte("kept"))
 
 
 ALIKE = Listed(own=OWN, common=[name for name in COLUMNS if name not in OWN])
@@ -65,7 +65,7 @@ async def insert(connection: WriteConnection, new: Sequence[NewTask]) -> tuple[s
             found = await rows.execute(connection, form.tasks, form.given, values, **common)
             inserted |= dict(map(tuple, found.all()))
             bodies = _bodies([task for task in some if task.id in inserted])
-            await rows.execute(connection, _inserting_bodies, BODIES, bodies)
+            await rows.execute(connection, inserting_bodies, BODIES, bodies)
         else:
             bound = common | BODIES.bind(dialect, _bodies(some))
             found = await rows.execute(connection, form.tasks_and_bodies, form.given, values, **bound)
@@ -114,7 +114,7 @@ def _covering(project_id: sa.ColumnElement[UUID], key_id: sa.ColumnElement[str])
     return budgets.c.project_id == project_id, budgets.c.batch_id.is_(None), of_key
 
 
-def _inserting_bodies(dialect: str) -> rows.Statement:
+def inserting_bodies(dialect: str) -> rows.Statement:
     return BODIES.insert(dialect, task_requests)
 
 
@@ -125,10 +125,10 @@ def _inserting_plain(dialect: str) -> rows.Statement:
     plain = sa.select(given).where(theirs.scalar_subquery() == 0)
     inserting = rows.insert_into(dialect, tasks).from_select(list(given.c.keys()), plain)
     inserted = _if_free(inserting).returning(tasks.c.id).cte("inserted")
-    return sa.select(inserted.c.id).add_cte(_keeping_bodies(dialect, inserted).cte("kept"))
+    return sa.select(inserted.c.id).add_cte(keeping_bodies(dialect, inserted).cte("kept"))
 
 
-def _keeping_bodies(dialect: str, inserted: sa.CTE) -> ReturningInsert[UUID]:
+def keeping_bodies(dialect: str, inserted: sa.CTE) -> ReturningInsert[UUID]:
     given = BODIES.table(dialect)
     theirs = sa.select(given).join(inserted, inserted.c.id == given.c.task_id)
     return sa.insert(task_requests).from_select(list(given.c.keys()), theirs).returning(task_requests.c.task_id)
@@ -143,7 +143,7 @@ def _inserting_foreseen(dialect: str) -> rows.Statement:
     covering = sa.select(in_text.aggregate_order_by(budgets.c.id)).where(*theirs).scalar_subquery()
     inserting = _if_free(RESERVING_TASKS.insert(dialect, tasks))
     inserted = inserting.returning(tasks.c.id, covering.label("covering")).cte("inserted")
-    kept = _keeping_bodies(dialect, inserted).cte("kept")
+    kept = keeping_bodies(dialect, inserted).cte("kept")
     all_kept = _count(kept) == sa.bindparam("all_new", type_=sa.BigInteger())
     added = periods.adding_with_room(dialect, all_kept).cte("added")
     return sa.select(inserted.c.id, inserted.c.covering, _count(added).label("added"))
